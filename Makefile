@@ -1,0 +1,33 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; they set up everything else.
+PYTHON ?= $(firstword $(shell command -v python3.13 python3.12 python3.11 python3))
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MODELS := $(patsubst %/recipe.toml,%,$(wildcard plugins/*/models/*/recipe.toml))
+
+.PHONY: demo test lint train-all clean
+
+demo: $(STAMP)  ## run every bundled model once
+	$(BIN)/txzoo demo
+
+test: $(STAMP) lint  ## lint, types and tests
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train-all: $(STAMP)  ## train all bundled models anew into runs/ (needs TXZOO_DATA or the network)
+	for model in $(MODELS); do \
+	  $(BIN)/txzoo train $$model/recipe.toml --out runs/$$(basename $$model) || exit 1; \
+	done
+
+clean:  ## remove the environment and everything made
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("txzoo needs Python 3.11 or newer: make PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	touch $(STAMP)

@@ -1,0 +1,75 @@
+"""Fake installed distributions: real entry points on a real path, away from what is installed."""
+
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from zoo import plugins, registry
+
+Install = Callable[..., Path]
+
+
+def write_distribution(
+    site: Path,
+    distribution: str,
+    files: dict[str, str],
+    *,
+    entry_points: dict[str, str] | None = None,
+    requires: tuple[str, ...] = (),
+) -> Path:
+    """Write what `pip install` would: the files, METADATA and entry_points.txt.
+
+    Args:
+        site: the folder that stands for site-packages.
+        distribution: its name; the version is 1.0.
+        files: path below `site` to text.
+        entry_points: name to target in group txzoo; the first file as a module unless given.
+        requires: Requires-Dist lines.
+    """
+    for name, text in files.items():
+        path = site / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text), encoding="utf-8")
+    module = next(iter(files)).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    lines = [f"{name} = {target}" for name, target in (entry_points or {module: module}).items()]
+    info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "entry_points.txt").write_text("\n".join(["[txzoo]", *lines, ""]))
+    metadata = ["Metadata-Version: 2.1", f"Name: {distribution}", "Version: 1.0"]
+    metadata += [f"Requires-Dist: {line}" for line in requires]
+    (info / "METADATA").write_text("\n".join([*metadata, ""]))
+    return site
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty site-packages, the only place where plugins are looked for."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(
+        plugins, "distributions", lambda: importlib.metadata.distributions(path=[str(folder)])
+    )
+    for variable in ("TXZOO_DISABLE_PLUGINS", "TXZOO_STRICT_PLUGINS"):
+        monkeypatch.delenv(variable, raising=False)
+    before = set(sys.modules)
+    registry.reset()
+    yield folder
+    registry.reset()
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def install(site: Path) -> Install:
+    """Install a distribution: `install("name", {"module.py": source}, ...)`."""
+
+    def make(distribution: str, files: dict[str, str], **options: object) -> Path:
+        return write_distribution(site, distribution, files, **options)  # type: ignore[arg-type]
+
+    return make

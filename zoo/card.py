@@ -1,0 +1,402 @@
+"""The card of a model: Hugging Face model-card front matter and prose, the only metadata there is.
+
+The front matter holds the Hub's own keys and a `txzoo` block:
+
+    license: cc-by-sa-4.0            # required
+    pipeline_tag: text-generation    # required
+    datasets: [wikitext]
+    model-index:                     # scores, in the Hub's format
+    - name: alibi-lm
+      results:
+      - task: {type: text-generation}
+        dataset: {name: WikiText-2, type: wikitext, split: test}
+        metrics: [{type: perplexity, name: perplexity per word, value: 113.2}]
+    txzoo:
+      name: alibi-lm                 # the folder's name unless given
+      summary: one line
+      architecture: alibi-decoder    # required
+      task: wikitext-2
+      parameters: 3012345
+      requires: {txzoo: ">=0.1,<1"}
+      files: {model.safetensors: {sha256: 64 digits, bytes: 6291456}}
+      hub: {repo: owner/name, revision: 40 digits of a commit}    # when the files live there
+      standard_error: {test: {perplexity per word: 1.0}}
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from zoo.errors import CardError
+from zoo.folder import CARD, WEIGHTS, FileRecord, stays_inside
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is eight times faster
+FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+REPO = re.compile(r"[\w.-]+/[\w.-]+")
+
+Where = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class HubPointer:
+    """Where a card's files live on the Hub.
+
+    Attributes:
+        repo: `"owner/name"`.
+        revision: the pinned commit.
+    """
+
+    repo: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured number.
+
+    Attributes:
+        metric: its kind in the Hub's words, such as `"perplexity"`.
+        name: what exactly, in words: `"perplexity per word"`.
+        value: the number.
+        dataset: name of the data set.
+        split: of the data set; empty when the card does not say.
+        standard_error: of the number, or None.
+    """
+
+    metric: str
+    name: str
+    value: float
+    dataset: str
+    split: str
+    standard_error: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The name as Python spells it: `"perplexity_per_word"`."""
+        return self.name.replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card: read it with `Card.read`, or build it from its parts and `write` it.
+
+    Attributes:
+        data: the front matter.
+        text: the prose after it.
+        path: its file: where it was read from, or where it belongs.
+    """
+
+    data: dict[str, Any]
+    text: str
+    path: Path = field(compare=False)
+
+    @classmethod
+    def read(cls, place: str | Path) -> "Card":
+        """Read the card of a model folder, or a card file.
+
+        Raises:
+            CardError: there is none, or it does not hold what a card must; names file, line, field.
+        """
+        path = Path(place)
+        path = path / CARD if path.is_dir() else path
+        return cls.parse(read_text(path), path)
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> "Card":
+        """The card that a text holds; `path` is for errors and for the default name.
+
+        Raises:
+            CardError: as in `read`.
+        """
+        source, prose = split_front_matter(text, path)
+        data = parse_front_matter(source, path)
+        _Check(data, source, path).run()
+        return cls(data, prose, path)
+
+    def dump(self) -> str:
+        """The text of the card, front matter and prose."""
+        front = yaml.safe_dump(
+            dict(self.data), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+        )
+        return f"---\n{front}---\n{self.text}"
+
+    def write(self, place: str | Path) -> Path:
+        """Write it into an existing folder, or as a card file; returns the file's path.
+
+        Raises:
+            CardError: it lacks what a card must have; nothing is written then.
+        """
+        path = Path(place)
+        path = path / CARD if path.is_dir() else path
+        text = self.dump()
+        Card.parse(text, path)
+        beside = path.with_name(f".{path.name}.tmp")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+        return path
+
+    @property
+    def folder(self) -> Path:
+        """The folder it lies in."""
+        return self.path.parent
+
+    @property
+    def name(self) -> str:
+        """Name of the model; the folder's unless the card gives one."""
+        return str(self._ours.get("name") or self.path.absolute().parent.name)
+
+    @property
+    def summary(self) -> str:
+        """One line for listings."""
+        return str(self._ours.get("summary") or "")
+
+    @property
+    def license(self) -> str:
+        """Licence of the weights, in the Hub's spelling."""
+        return str(self.data["license"])
+
+    @property
+    def pipeline(self) -> str:
+        """Name of the pipeline the model is called through."""
+        return str(self.data["pipeline_tag"])
+
+    @property
+    def datasets(self) -> list[str]:
+        """The Hub's names of the data it was trained on."""
+        return list(self.data.get("datasets") or ())
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture."""
+        return str(self._ours["architecture"])
+
+    @property
+    def task(self) -> str | None:
+        """Name of the task it was trained on, None when the card does not say."""
+        return self._ours.get("task")
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters, None when the card does not say."""
+        return self._ours.get("parameters")
+
+    @property
+    def requires(self) -> dict[str, str]:
+        """Distributions it needs and their versions, such as `{"txzoo": ">=0.1,<1"}`."""
+        return dict(self._ours.get("requires") or {})
+
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """The files it vouches for."""
+        files = self._ours.get("files") or {}
+        return {name: FileRecord(entry["sha256"], entry["bytes"]) for name, entry in files.items()}
+
+    @property
+    def hub(self) -> HubPointer | None:
+        """Where its files live on the Hub, None when they lie beside the card."""
+        pointer = self._ours.get("hub")
+        return HubPointer(pointer["repo"], pointer["revision"]) if pointer else None
+
+    @property
+    def trained(self) -> bool:
+        """Whether there are weights, here or on the Hub."""
+        return WEIGHTS in self.files
+
+    @property
+    def scores(self) -> list[Score]:
+        """Every number of `model-index`, in its order."""
+        errors = self._ours.get("standard_error") or {}
+        return [
+            Score(
+                metric["type"],
+                name := metric.get("name") or metric["type"],
+                float(metric["value"]),
+                result["dataset"]["name"],
+                split := result["dataset"].get("split") or "",
+                errors.get(split, {}).get(name),
+            )
+            for model in self.data.get("model-index") or ()
+            for result in model["results"]
+            for metric in result["metrics"]
+        ]
+
+    @property
+    def _ours(self) -> Mapping[str, Any]:
+        block: Mapping[str, Any] = self.data["txzoo"]
+        return block
+
+
+def read_text(path: Path) -> str:
+    """The text of a card file.
+
+    Raises:
+        CardError: there is no such file, or it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CardError(f"{path}: not UTF-8: {error}") from error
+    except OSError as error:
+        raise CardError(f"{path}: a model folder needs a card, {error.strerror}") from error
+
+
+def split_front_matter(text: str, path: Path) -> tuple[str, str]:
+    """The YAML source and the prose of a card.
+
+    Raises:
+        CardError: the text does not open with front matter.
+    """
+    match = FRONT_MATTER.match(text)
+    if match is None:
+        raise CardError(f"{path}:1: a card opens with front matter between two lines of ---")
+    return match[1], text[match.end() :]
+
+
+def parse_front_matter(source: str, path: Path) -> dict[str, Any]:
+    """The values of front matter.
+
+    Raises:
+        CardError: it is not a YAML mapping.
+    """
+    try:
+        data = yaml.load(source, LOADER)
+    except yaml.MarkedYAMLError as error:
+        line = (error.problem_mark.line + 2) if error.problem_mark else 1
+        raise CardError(
+            f"{path}:{line}: not valid YAML: {error.problem or error.context}"
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CardError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise CardError(f"{path}:1: the front matter must be a mapping of keys to values")
+    return data
+
+
+class _Check:
+    """Holds front matter against what a card must be.
+
+    Args:
+        data: the front matter.
+        source: its YAML, searched for line numbers when something is wrong.
+        path: the card's.
+    """
+
+    def __init__(self, data: Mapping[str, Any], source: str, path: Path) -> None:
+        self.data = data
+        self.source = source
+        self.path = path
+
+    def run(self) -> None:
+        """Raise `CardError` at the first field that is wrong."""
+        self.value(("license",), str, required=True)
+        self.value(("pipeline_tag",), str, required=True)
+        self.strings(("datasets",))
+        self.value(("txzoo",), dict, required=True)
+        self.value(("txzoo", "architecture"), str, required=True)
+        for key in ("name", "summary", "task"):
+            self.value(("txzoo", key), str)
+        if (self.value(("txzoo", "parameters"), int) or 0) < 0:
+            self.fail(("txzoo", "parameters"), "must not be below 0")
+        for name in self.value(("txzoo", "requires"), dict) or ():
+            self.value(("txzoo", "requires", name), str, required=True)
+        self.files()
+        self.hub()
+        for split in self.value(("txzoo", "standard_error"), dict) or ():
+            for name in self.value(("txzoo", "standard_error", split), dict, required=True):
+                self.number(("txzoo", "standard_error", split, name))
+        self.scores()
+
+    def files(self) -> None:
+        for name in self.value(("txzoo", "files"), dict) or ():
+            where = ("txzoo", "files", name)
+            if not isinstance(name, str) or not stays_inside(name):
+                self.fail(where, "leaves the model folder")
+            self.value(where, dict, required=True)
+            digest = self.value((*where, "sha256"), str, required=True)
+            if not SHA256.fullmatch(digest):
+                self.fail((*where, "sha256"), f"must be 64 lower-case hex digits, got {digest!r}")
+            if self.value((*where, "bytes"), int, required=True) < 0:
+                self.fail((*where, "bytes"), "must not be below 0")
+
+    def hub(self) -> None:
+        if self.value(("txzoo", "hub"), dict) is None:
+            return
+        repo = self.value(("txzoo", "hub", "repo"), str, required=True)
+        if not REPO.fullmatch(repo):
+            self.fail(("txzoo", "hub", "repo"), f"must read owner/name, got {repo!r}")
+        revision = self.value(("txzoo", "hub", "revision"), str, required=True)
+        if not COMMIT.fullmatch(revision):
+            self.fail(
+                ("txzoo", "hub", "revision"),
+                f"must be a commit of 40 lower-case hex digits, got {revision!r}",
+            )
+        if WEIGHTS not in (self.value(("txzoo", "files"), dict) or ()):
+            self.fail(("txzoo", "files"), f"must give the sha256 of the Hub's {WEIGHTS}")
+
+    def scores(self) -> None:
+        for m, _ in enumerate(self.value(("model-index",), list) or ()):
+            for r, _ in enumerate(self.value(("model-index", m, "results"), list, required=True)):
+                where: Where = ("model-index", m, "results", r)
+                self.value((*where, "dataset", "name"), str, required=True)
+                self.value((*where, "dataset", "split"), str)
+                metrics = self.value((*where, "metrics"), list, required=True)
+                for i, _ in enumerate(metrics):
+                    self.value((*where, "metrics", i, "type"), str, required=True)
+                    self.value((*where, "metrics", i, "name"), str)
+                    self.number((*where, "metrics", i, "value"))
+
+    def strings(self, where: Where) -> None:
+        for i, _ in enumerate(self.value(where, list) or ()):
+            self.value((*where, i), str, required=True)
+
+    def number(self, where: Where) -> None:
+        value = self.value(where, (int, float), required=True)
+        if not math.isfinite(value):
+            self.fail(where, f"must be a finite number, got {value}")
+
+    def value(self, where: Where, kind: type | tuple[type, ...], *, required: bool = False) -> Any:
+        """The value at a path of keys, of the kind wanted; None when it may be missing and is."""
+        value: Any = self.data
+        for depth, key in enumerate(where):
+            inside = isinstance(value, list if isinstance(key, int) else dict)
+            if not inside:
+                self.fail(where[:depth], "must be a mapping")
+            value = value[key] if isinstance(key, int) else value.get(key)
+        if value is None and not required:
+            return None
+        if value is None or value == "":
+            self.fail(where, "is missing")
+        if not isinstance(value, kind) or isinstance(value, bool):
+            names = {str: "text", int: "a whole number", dict: "a mapping", list: "a list"}
+            wanted = "a number" if isinstance(kind, tuple) else names[kind]
+            self.fail(where, f"must be {wanted}, got {value!r}")
+        return value
+
+    def fail(self, where: Where, problem: str) -> NoReturn:
+        field_name = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in where)
+        raise CardError(f"{self.path}:{self.line(where)}: {field_name.lstrip('.')}: {problem}")
+
+    def line(self, where: Where) -> int:
+        """The line of the file that a path of keys stands on, or of its nearest parent."""
+        node = yaml.compose(self.source, LOADER)
+        line = 1
+        for key in where:
+            if isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+                node = node.value[key]
+                line = node.start_mark.line + 2
+                continue
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            match = [(k, v) for k, v in pairs if k.value == str(key)]
+            if not match:
+                return line
+            line = match[-1][0].start_mark.line + 2
+            node = match[-1][1]
+        return line

@@ -1,0 +1,106 @@
+"""`zoo.verify`: recompute everything that a card claims."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+from zoo import __version__
+from zoo.errors import DataNotFoundError, MissingExtraError
+from zoo.evaluation.evaluate import evaluate
+from zoo.folder import sha256
+from zoo.loading import info, load
+from zoo.registry import registry
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim of a card.
+
+    Attributes:
+        claim: what is claimed, in words.
+        claimed: the card's value.
+        found: the recomputed one; empty when it could not be.
+        ok: True or False, or None when it could not be recomputed.
+        note: why not, or how close.
+    """
+
+    claim: str
+    claimed: str
+    found: str
+    ok: bool | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of a model; `ok` when none failed."""
+
+    name: str
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed; those that could not be made do not count as failed."""
+        return all(check.ok is not False for check in self.checks)
+
+    def to_json(self) -> str:
+        """The report as a JSON object."""
+        checks = [asdict(check) for check in self.checks]
+        return json.dumps({"name": self.name, "ok": self.ok, "checks": checks}, indent=2)
+
+
+def verify(ref: str) -> Report:
+    """Recompute a model's hashes, the versions it needs, its size and its scores.
+
+    A score holds when it lies within one standard error of the claimed one. Data that are not at
+    hand leave their scores unchecked, and say so.
+
+    Raises:
+        ZooError: the model cannot be found or loaded at all.
+    """
+    card = info(ref)
+    folder = Path(card.path).parent
+    checks = []
+    for name, record in card.files.items():
+        found = sha256(folder / name) if (folder / name).is_file() else "missing"
+        checks.append(Check(f"sha256 of {name}", record.sha256, found, found == record.sha256))
+    installed = {"txzoo": __version__} | {p.distribution: p.version for p in registry().plugins}
+    for name, wanted in card.requires.items():
+        version = installed.get(name, "missing")
+        fits = version != "missing" and SpecifierSet(wanted).contains(version, prereleases=True)
+        checks.append(Check(f"version of {name}", wanted, version, fits))
+    if all(check.ok for check in checks):
+        model = load(ref)
+        parameters = sum(p.numel() for p in model.module.parameters())
+        claimed = card.parameters
+        checks.append(Check("parameters", str(claimed), str(parameters), claimed == parameters))
+        checks += [check for split in _splits(ref) for check in _scores(ref, split)]
+    return Report(card.name, tuple(checks))
+
+
+def _splits(ref: str) -> list[str]:
+    return list(dict.fromkeys(score.split for score in info(ref).scores))
+
+
+def _scores(ref: str, split: str) -> list[Check]:
+    """Measure one split, and hold each of its claimed scores against it."""
+    claimed = [score for score in info(ref).scores if score.split == split]
+    try:
+        found = evaluate(ref, split=split)
+    except (DataNotFoundError, MissingExtraError) as error:
+        return [
+            Check(f"{score.name} ({split})", f"{score.value:g}", "", None, str(error))
+            for score in claimed
+        ]
+    checks = []
+    for score in claimed:
+        value = found[score.name.replace(" ", "_")]
+        bar = score.standard_error or 0.0
+        ok = abs(value - score.value) <= bar
+        note = f"{'within' if ok else 'outside'} its error bar of {bar:g}"
+        checks.append(
+            Check(f"{score.name} ({split})", f"{score.value:g}", f"{value:.6g}", ok, note)
+        )
+    return checks

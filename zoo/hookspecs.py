@@ -1,0 +1,113 @@
+"""What a plugin may provide, and the hooks it provides it through.
+
+A plugin is a module named by an entry point of group `txzoo`. It implements any of these hooks with
+`@zoo.hookimpl`. What it returns is a table of strings: a target such as
+`"zoo_alibi.model:AlibiDecoder"` is imported when it is used.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("txzoo")
+hookimpl = pluggy.HookimplMarker("txzoo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Something a plugin provides under a name.
+
+    Attributes:
+        name: lower case with hyphens.
+        target: what it is, as `"package.module:Class"`, imported on first use.
+        summary: one line for listings.
+    """
+
+    name: str = field(kw_only=False)
+    target: str
+    summary: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(Entry):
+    """How inputs become logits: an `nn.Module` class whose `config_class` is a frozen `zoo.Config`.
+
+    Attributes:
+        paper: where the idea comes from, as a link or an arXiv number.
+        model_types: `model_type`s of the `transformers` checkpoints `from_transformers` reads.
+    """
+
+    paper: str = ""
+    model_types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Entry):
+    """A data set with its splits, preprocessing and metrics.
+
+    Attributes:
+        pipeline: the pipeline that models of this task are called through.
+        metrics: names of what it measures, the first one is the headline.
+        license: licence of the data, in the Hub's spelling.
+    """
+
+    pipeline: str
+    metrics: tuple[str, ...]
+    license: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline(Entry):
+    """How a person calls a model, named by the Hub's `pipeline_tag`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Entry):
+    """A way of adapting a trained model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(Entry):
+    """How a pipeline looks in the gallery; `name` is the pipeline's."""
+
+
+class Hooks:
+    """The hooks; each one is optional."""
+
+    @hookspec
+    def txzoo_architectures(self) -> Iterable[Architecture]:
+        """Architectures this plugin brings."""
+        raise NotImplementedError
+
+    @hookspec
+    def txzoo_tasks(self) -> Iterable[Task]:
+        """Tasks this plugin brings."""
+        raise NotImplementedError
+
+    @hookspec
+    def txzoo_models(self) -> Iterable[Path]:
+        """Model folders: complete, or a card that points to the Hub, or a card and a recipe."""
+        raise NotImplementedError
+
+    @hookspec
+    def txzoo_pipelines(self) -> Iterable[Pipeline]:
+        """New ways of calling a model."""
+        raise NotImplementedError
+
+    @hookspec
+    def txzoo_tunings(self) -> Iterable[Tuning]:
+        """New ways of adapting a model."""
+        raise NotImplementedError
+
+    @hookspec
+    def txzoo_commands(self, cli: Any) -> None:
+        """Further `txzoo` commands; `cli` is the click group they are added to."""
+        raise NotImplementedError
+
+    @hookspec
+    def txzoo_gallery_views(self) -> Iterable[View]:
+        """How a new pipeline looks in the gallery."""
+        raise NotImplementedError

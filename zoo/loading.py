@@ -1,0 +1,454 @@
+"""From a name, an address or a folder to a model; and the listings, which read cards only."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo import __version__
+from zoo.card import Card, parse_front_matter, read_text, split_front_matter
+from zoo.errors import (
+    CardError,
+    ConfigError,
+    FolderError,
+    InputError,
+    NameClashError,
+    PluginError,
+    UnknownNameError,
+    ZooError,
+)
+from zoo.folder import (
+    CARD,
+    CONFIG,
+    FILES,
+    RECIPE,
+    TOKENIZER,
+    UNSAFE_SUFFIXES,
+    WEIGHTS,
+    check_files,
+    find_weights,
+    load_into,
+    member,
+    read_config,
+    read_weights,
+)
+from zoo.plugins import Plugin
+from zoo.registry import registry, resolve
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+    from torch import nn
+
+    from zoo.model import Model
+
+HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@(.+))?")
+
+
+def list_models(
+    query: str | None = None,
+    *,
+    task: str | None = None,
+    architecture: str | None = None,
+    pipeline: str | None = None,
+    plugin: str | None = None,
+    bundled: bool | None = None,
+    license: str | None = None,
+    max_params: int | None = None,
+) -> list[str]:
+    """Names of the models that pass every filter given, sorted.
+
+    Args:
+        query: part of the name or the summary, or a pattern for the name (`"*-lm"`).
+        task: the task it was trained on.
+        architecture: name of the architecture.
+        pipeline: how it is called.
+        plugin: `"distribution:entry_point"`, or either half.
+        bundled: True for those whose weights are installed, False for the others.
+        license: licence of the weights.
+        max_params: at most that many parameters, and a card that says so.
+
+    Raises:
+        UnknownNameError: a task, architecture, pipeline or plugin that nobody has.
+    """
+    known = registry()
+    models = known.models
+    cards = dict(models.items())
+
+    def check(kind: str, value: str | None, names: Iterable[str]) -> None:
+        if value is not None and value not in (everything := set(names)):
+            raise UnknownNameError(kind, value, everything)
+
+    tasks = {card.task for card in cards.values() if card.task}
+    check("task", task, {*known.tasks.names(), *tasks})
+    check(
+        "architecture",
+        architecture,
+        {*known.architectures.names(), *(card.architecture for card in cards.values())},
+    )
+    check(
+        "pipeline",
+        pipeline,
+        {*known.pipelines.names(), *(card.pipeline for card in cards.values())},
+    )
+    if plugin is not None and not any(other.is_called(plugin) for other in known.plugins):
+        raise UnknownNameError("plugin", plugin, [other.name for other in known.plugins])
+    return [
+        name
+        for name, card in cards.items()
+        if (query is None or _matches(query, name, card))
+        and task in (None, card.task)
+        and architecture in (None, card.architecture)
+        and pipeline in (None, card.pipeline)
+        and (plugin is None or models.owner(name).is_called(plugin))
+        and bundled in (None, card.trained and card.hub is None)
+        and (license is None or license.lower() == card.license.lower())
+        and (max_params is None or (card.parameters is not None and card.parameters <= max_params))
+    ]
+
+
+def list_architectures() -> list[str]:
+    """Names of all architectures, sorted."""
+    return registry().architectures.names()
+
+
+def list_tasks() -> list[str]:
+    """Names of all tasks, sorted."""
+    return registry().tasks.names()
+
+
+def list_pipelines() -> list[str]:
+    """Names of all pipelines, sorted."""
+    return registry().pipelines.names()
+
+
+def list_plugins() -> list[Plugin]:
+    """All plugins, sorted by name; a broken one carries its `error`."""
+    return list(registry().plugins)
+
+
+def create(architecture: str, **config: Any) -> "nn.Module":
+    """An untrained module.
+
+    Args:
+        architecture: its name.
+        config: values of its configuration.
+
+    Raises:
+        UnknownNameError: no such architecture.
+        ConfigError: an unknown key, a missing one, or a value that does not work.
+    """
+    return _build(resolve(registry().architectures.get(architecture).target), config)
+
+
+def info(ref: str | Path) -> Card:
+    """The card of a model: no torch, and of the Hub only the card is fetched.
+
+    Args:
+        ref: as in `load`.
+
+    Raises:
+        ZooError: as in `load`.
+    """
+    return _find(ref, None, None, patterns=[CARD, CONFIG]).card
+
+
+def load(
+    ref: str | Path,
+    *,
+    revision: str | None = None,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
+    offline: bool | None = None,
+) -> "Model":
+    """Load a model, ready to be called.
+
+    Args:
+        ref: a name (`"alibi-lm"`, `"distribution:alibi-lm"`), an address on the Hub
+            (`"hf://owner/name@revision"`), or a path to a model folder.
+        revision: branch, tag or commit on the Hub.
+        device: where it runs, the CPU unless given.
+        dtype: precision of its weights, float32 unless given.
+        offline: use only what is here; unless given, `HF_HUB_OFFLINE` decides.
+
+    Raises:
+        UnknownNameError: no such model.
+        FolderError: the folder is incomplete.
+        CardError: its card does not parse.
+        WeightsError: its weights are damaged, or others than the card says.
+        ConfigError: its configuration does not fit the architecture.
+        UnsafeFileError: its weights are a pickle.
+    """
+    found = _find(ref, revision, offline, patterns=list(FILES))
+    build = _load_foreign if found.foreign else _load_ours
+    module, tokenizer = build(found)
+    from zoo.model import Model
+
+    model = Model(
+        name=found.card.name,
+        module=module.eval().requires_grad_(False),
+        config=module.config,
+        tokenizer=tokenizer,
+        pipeline=found.card.pipeline,
+        card=found.card,
+    )
+    for place in (dtype, device):
+        if place is not None:
+            model.to(place)
+    return model
+
+
+class _Found(NamedTuple):
+    """Where a model lies.
+
+    Attributes:
+        card: its card.
+        folder: its files.
+        foreign: the folder has the layout of `transformers`.
+    """
+
+    card: Card
+    folder: Path
+    foreign: bool = False
+
+
+def _find(
+    ref: str | Path, revision: str | None, offline: bool | None, *, patterns: list[str]
+) -> _Found:
+    """Where a reference leads; of what lies on the Hub, the files of `patterns` are fetched."""
+    if isinstance(ref, str) and ref.startswith("hf://"):
+        return _from_hub(ref, revision, offline, patterns)
+    if revision is not None:
+        raise InputError(
+            f"revision={revision!r} is for models on the Hub, {str(ref)!r} is not there"
+        )
+    if isinstance(ref, Path) or _is_path(ref):
+        return _from_folder(Path(ref), offline, patterns)
+    try:
+        card = registry().models.get(ref)
+    except UnknownNameError:
+        if os.path.exists(ref):
+            return _from_folder(Path(ref), offline, patterns)
+        raise
+    return _follow(card, offline, patterns)
+
+
+def _follow(card: Card, offline: bool | None, patterns: list[str]) -> _Found:
+    """Where the files of a card of ours are: beside it, or where it points."""
+    if card.hub is None or WEIGHTS not in patterns:
+        return _Found(card, card.folder)
+    return _Found(card, _snapshot(card.hub.repo, card.hub.revision, offline, patterns))
+
+
+def _from_hub(ref: str, revision: str | None, offline: bool | None, patterns: list[str]) -> _Found:
+    match = HUB.fullmatch(ref)
+    if match is None:
+        raise InputError(f"{ref!r} is not an address on the Hub; it reads hf://owner/name@revision")
+    repo, pinned = match.groups()
+    if revision and pinned and revision != pinned:
+        raise InputError(f"{ref!r} names one revision and revision={revision!r} another")
+    folder = _snapshot(repo, revision or pinned, offline, patterns)
+    return _from_folder(folder, offline, patterns, name=repo.partition("/")[2])
+
+
+def _snapshot(repo: str, revision: str | None, offline: bool | None, patterns: list[str]) -> Path:
+    """The files of a Hub repository that match, in the local cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=patterns, local_files_only=bool(offline)
+            )
+        )
+    except (OSError, HFValidationError) as error:
+        at = f" at revision {revision}" if revision else ""
+        reason = " ".join(str(error).split())
+        raise ZooError(f"Cannot get {repo}{at} from the Hub: {reason}") from error
+
+
+def _is_path(ref: str) -> bool:
+    return "/" in ref or os.sep in ref or ref in (".", "..")
+
+
+def _from_folder(
+    folder: Path, offline: bool | None, patterns: list[str], *, name: str | None = None
+) -> _Found:
+    """A folder on disk, in our layout or in that of `transformers`."""
+    if folder.suffix in UNSAFE_SUFFIXES:
+        read_weights(folder)  # refuses it, with the reason
+    if os.path.isfile(folder):
+        raise FolderError(f"{folder} is a file; give the model folder: {str(folder.parent)!r}")
+    if not os.path.isdir(folder):
+        plain = folder.as_posix()
+        path = plain if plain.startswith((".", "/")) or folder.is_absolute() else f"./{plain}"
+        repo = plain if HUB.fullmatch(f"hf://{plain}") and path != plain else "owner/name"
+        raise FolderError(
+            f"There is no folder {plain!r}. A folder is written {path!r}, "
+            f"a model on the Hub 'hf://{repo}'; txzoo list shows the names"
+        )
+    if not (folder / CONFIG).exists() and (folder / CARD).exists():
+        return _follow(Card.read(folder), offline, patterns)
+    config = read_config(folder)
+    if "architecture" in config:
+        return _Found(Card.read(folder), folder)
+    if "model_type" not in config:
+        raise FolderError(f"{folder / CONFIG} names no architecture")
+    name = name or folder.absolute().name
+    return _Found(_foreign_card(folder, name, config["model_type"]), folder, foreign=True)
+
+
+def _foreign_card(folder: Path, name: str, model_type: str) -> Card:
+    """A card for a `transformers` checkpoint, with the licence and prose of its own card."""
+    path = folder / CARD
+    theirs: dict[str, Any] = {}
+    prose = ""
+    if path.is_file() and (text := read_text(path)).startswith("---"):
+        source, prose = split_front_matter(text, path)
+        theirs = parse_front_matter(source, path)
+    ours = {"name": name, "architecture": _reader_of(model_type)}
+    license = str(theirs.get("license", "unknown"))
+    data = {"license": license, "pipeline_tag": "text-generation", "txzoo": ours}
+    return Card(data=data, text=prose, path=path)
+
+
+def _reader_of(model_type: str) -> str:
+    """Name of the architecture that reads a `model_type` of `transformers`."""
+    entries = registry().architectures.items()
+    readers = [name for name, entry in entries if model_type in entry.model_types]
+    if len(readers) > 1:
+        raise NameClashError(
+            f"{' and '.join(readers)} all read the transformers model_type {model_type!r}; "
+            f"TXZOO_DISABLE_PLUGINS leaves a plugin out"
+        )
+    if not readers:
+        known = {kind for _, entry in entries for kind in entry.model_types}
+        raise UnknownNameError(
+            "transformers model_type",
+            str(model_type),
+            known,
+            f"Read are {', '.join(sorted(known))}.",
+        )
+    return readers[0]
+
+
+def _load_ours(found: _Found) -> "tuple[nn.Module, Tokenizer | None]":
+    """The module and the tokenizer of a folder in our layout, everything checked first."""
+    card, folder = found.card, found.folder
+    if not card.trained and (folder / RECIPE).exists() and not (folder / WEIGHTS).exists():
+        raise FolderError(f"{card.name} has no weights yet: txzoo train {card.name} makes them")
+    weights = find_weights(folder)
+    if not card.trained:
+        raise FolderError(f"{folder / CARD} gives no sha256 of {WEIGHTS} under txzoo.files")
+    check_files(card, folder)
+    config = read_config(folder)
+    name = config.pop("architecture", None)
+    if name != card.architecture:
+        raise FolderError(
+            f"{folder / CONFIG} says architecture {name!r}, its card says {card.architecture!r}"
+        )
+    _check_requirements(card)
+    architecture = resolve(registry().architectures.get(card.architecture).target)
+    tensors = read_weights(weights)
+    try:
+        with _no_random_init():
+            module = _build(architecture, config)
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: sizes beyond the memory
+        raise ConfigError(f"{folder / CONFIG}: {error}") from error
+    load_into(module, tensors, weights)
+    tokenizer = _read_tokenizer(folder)
+    size = getattr(module.config, "vocab_size", None)
+    if tokenizer is not None and size is not None and tokenizer.get_vocab_size() > size:
+        raise FolderError(
+            f"{folder / TOKENIZER} has {tokenizer.get_vocab_size()} tokens, "
+            f"{CONFIG} says vocab_size {size}"
+        )
+    return module, tokenizer
+
+
+def _load_foreign(found: _Found) -> "tuple[nn.Module, Tokenizer | None]":
+    """The module and, when there is one, the tokenizer of a `transformers` checkpoint."""
+    architecture = resolve(registry().architectures.get(found.card.architecture).target)
+    config = read_config(found.folder)
+    tensors = read_weights(find_weights(found.folder))
+    try:
+        module = architecture.from_transformers(config, tensors)
+    except KeyError as error:
+        raise ConfigError(f"{found.folder / CONFIG} has no {error}") from error
+    return module, _read_tokenizer(found.folder)
+
+
+def _build(architecture: Any, config: Mapping[str, Any]) -> "nn.Module":
+    module: nn.Module = architecture(architecture.config_class.from_dict(config))
+    return module
+
+
+def _no_random_init() -> "AbstractContextManager[Any]":
+    """Leave parameters as they are allocated: `load_into` fills every one of them.
+
+    Random numbers for 3 million parameters would take longer than all the rest of loading; and so
+    the random state stays as it is.
+    """
+    from torch import Tensor, nn
+    from torch.overrides import TorchFunctionMode
+
+    class Skip(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            module = getattr(func, "__module__", None)  # methods of C have none
+            if module == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+                target = args[0] if args else kwargs.get("tensor")
+                if isinstance(target, nn.Parameter):
+                    return target
+            return func(*args, **kwargs)
+
+    return Skip()
+
+
+def _read_tokenizer(folder: Path) -> "Tokenizer | None":
+    """The tokenizer of a folder, None when it has none."""
+    if not (folder / TOKENIZER).exists():
+        return None
+    from tokenizers import Tokenizer
+
+    path = member(folder, TOKENIZER)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more precise
+        raise FolderError(f"{path} is not a tokenizers file: {error}") from error
+
+
+def _check_requirements(card: Card) -> None:
+    """Raise `PluginError` when what a card asks for is missing or another version."""
+    if not card.requires:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    for distribution, asked in card.requires.items():
+        try:
+            installed = __version__ if distribution == "txzoo" else version(distribution)
+            if SpecifierSet(asked).contains(installed, prereleases=True):
+                continue
+            state = f"this is {installed}"
+        except PackageNotFoundError:
+            state = "which is not installed"
+        except InvalidSpecifier as error:
+            raise CardError(f"{card.path}: txzoo.requires.{distribution}: {error}") from error
+        raise PluginError(
+            f"{card.name} needs {distribution}{asked}, {state}: pip install '{distribution}{asked}'"
+        )
+
+
+def _matches(query: str, name: str, card: Card) -> bool:
+    query = query.lower()
+    if any(sign in query for sign in "*?["):
+        return fnmatchcase(name, query)
+    return query in name or query in card.summary.lower()

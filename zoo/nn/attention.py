@@ -1,0 +1,137 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, eq. 1).
+
+Two paths, proved equal by the tests: the plain one, written out, which also gives the weights; and
+PyTorch's fused one, which runs by default.
+
+Letters: B batch, H heads, T query length, S key length, E d_head.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_recorder: ContextVar[list[Tensor] | None] = ContextVar("attention_recorder", default=None)
+
+
+def plain_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T * scale + mask) v, each step spelled out.
+
+    Args:
+        q: queries (B, H, T, E).
+        k: keys (B, H, S, E).
+        v: values (B, H, S, E).
+        mask: either boolean, True = may attend, or float, added to the scores (-inf = may not);
+            broadcasts to (B, H, T, S).
+        scale: factor on the scores, 1/sqrt(E) unless given.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        The mixed values (B, H, T, E) and the weights (B, H, T, S), whose rows sum to 1.
+    """
+    scores = (
+        q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    )  # (B, H, T, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    weights = scores.float().softmax(dim=-1)  # (B, H, T, S), in float32 so that rows sum to 1
+    return F.dropout(weights, dropout).to(v.dtype) @ v, weights
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention by the fused path, or by the plain one inside `record_attention`.
+
+    Arguments and result as in `plain_attention`, without the weights. Fewer key heads than query
+    heads are shared by their group (grouped-query attention, Ainslie et al. 2023,
+    arXiv:2305.13245): k and v may be (B, H_kv, S, E) with H a multiple of H_kv.
+
+    Args:
+        q: queries (B, H, T, E).
+        k: keys (B, H_kv, S, E).
+        v: values (B, H_kv, S, E).
+        mask: as in `plain_attention`.
+        causal: without a mask, no query sees what comes after it. The queries then are all S
+            columns, or the last one alone, which sees everything.
+        scale: as in `plain_attention`.
+        dropout: as in `plain_attention`.
+    """
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = (
+            k.repeat_interleave(groups, dim=1),
+            v.repeat_interleave(groups, dim=1),
+        )  # (B, H, S, E)
+    T, S = q.shape[2], k.shape[2]
+    recorder = _recorder.get()
+    if recorder is not None:
+        if causal and mask is None:
+            mask = causal_mask(T, S, device=q.device)
+        mixed, weights = plain_attention(q, k, v, mask, scale=scale, dropout=dropout)
+        recorder.append(weights)
+        return mixed
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(q.dtype)  # the fused kernel wants one dtype; autocast makes q bfloat16
+    causal = causal and mask is None and T > 1
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, scale=scale, dropout_p=dropout, is_causal=causal
+    )
+
+
+@contextmanager
+def record_attention() -> Iterator[list[Tensor]]:
+    """Run attention by the plain path and collect its weights.
+
+    Yields:
+        A list that gets one (B, H, T, S) tensor for each `attend`, in layer order.
+    """
+    collected: list[Tensor] = []
+    token = _recorder.set(collected)
+    try:
+        yield collected
+    finally:
+        _recorder.reset(token)
+
+
+def causal_mask(
+    T: int, S: int, padding: Tensor | None = None, *, device: torch.device | None = None
+) -> Tensor:
+    """Which key column each query row may see: itself, what came before it, no padding.
+
+    Args:
+        T: number of queries; they stand in the last T of the S columns.
+        S: number of keys.
+        padding: how many left columns of each row are padding, (B,), or None for none.
+        device: where the mask is made.
+
+    Returns:
+        A boolean mask, True = may attend: (1, 1, T, S), or (B, 1, T, S) with padding. A padding
+        query sees only itself, so that no softmax row is empty; nothing reads its result.
+    """
+    rows = torch.arange(S - T, S, device=device)[:, None]  # (T, 1)
+    columns = torch.arange(S, device=device)[None, :]  # (1, S)
+    mask = (columns <= rows)[None, None]  # (1, 1, T, S)
+    if padding is None:
+        return mask
+    real = columns[None, None] >= padding[:, None, None, None]  # (B, 1, 1, S)
+    return (mask & real) | (columns == rows)

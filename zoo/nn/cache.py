@@ -1,0 +1,104 @@
+"""The key/value cache: memory taken once, filled a step at a time."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.nn.attention import causal_mask
+
+
+class Cache:
+    """Keys and values of every layer for a batch, preallocated to `max_len` columns.
+
+    A model reads `length` and `positions` before its layers run, calls `update` in each layer, and
+    `advance` once at the end. Rows shorter than the longest prompt are padded on the left;
+    `padding` says by how many columns.
+
+    Args:
+        n_layers: layers that hold keys and values.
+        batch: rows.
+        n_kv_heads: key/value heads a layer.
+        max_len: columns, prompt and continuation together.
+        d_head: width of a head.
+        padding: left padding columns of each row, (B,), or None when there are none.
+        dtype: of keys and values.
+        device: where they live.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        batch: int,
+        n_kv_heads: int,
+        max_len: int,
+        d_head: int,
+        *,
+        padding: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        shape = (n_layers, 2, batch, n_kv_heads, max_len, d_head)
+        self.memory = torch.zeros(shape, dtype=dtype, device=device)
+        self.padding = padding if padding is not None and bool(padding.any()) else None
+        self.length = 0  # columns filled
+        self.max_len = max_len
+
+    @classmethod
+    def of(
+        cls,
+        config: Any,
+        batch: int,
+        max_len: int,
+        *,
+        padding: Tensor | None = None,
+        like: Tensor | None = None,
+    ) -> "Cache":
+        """A cache for a config: `n_layers`, `n_kv_heads` or `n_heads`, `d_head` or `d_model`.
+
+        Args:
+            config: of the model.
+            batch: rows.
+            max_len: columns.
+            padding: left padding columns of each row, (B,).
+            like: a tensor with the dtype and device of the keys.
+        """
+        return cls(
+            config.n_layers,
+            batch,
+            getattr(config, "n_kv_heads", config.n_heads),
+            max_len,
+            getattr(config, "d_head", config.d_model // config.n_heads),
+            padding=padding,
+            dtype=None if like is None else like.dtype,
+            device=None if like is None else like.device,
+        )
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append a layer's keys and values (B, H_kv, T, E); all so far return (B, H_kv, S, E)."""
+        end = self.length + k.shape[2]
+        keys, values = self.memory[layer]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def advance(self, T: int) -> None:
+        """Count T more columns as filled, after the last layer."""
+        self.length += T
+
+    def positions(self, T: int) -> Tensor:
+        """Positions of the next T tokens in their own text: (1, T), or (B, T), 0 on padding."""
+        steps = torch.arange(self.length, self.length + T, device=self.memory.device)[None]
+        return steps if self.padding is None else (steps - self.padding[:, None]).clamp(min=0)
+
+    def mask(self, T: int) -> Tensor | None:
+        """The causal mask for the next T queries; None where `attend(causal=True)` is enough."""
+        if self.padding is None and (T == 1 or self.length == 0):
+            return None
+        return causal_mask(T, self.length + T, self.padding, device=self.memory.device)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep the rows (B,), in that order: how beam search moves its hypotheses."""
+        self.memory[..., : self.length, :] = self.memory[:, :, rows, :, : self.length]
+        if self.padding is not None:
+            self.padding = self.padding[rows]

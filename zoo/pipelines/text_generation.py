@@ -1,0 +1,166 @@
+"""Text generation: a prompt, and the text that goes on from it."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import InputError
+from zoo.generation import GenerationOptions, generate, stream
+from zoo.pipelines import encode, tokenizer_of
+from zoo.tokenization import END_OF_TEXT
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from zoo.model import Model
+
+PARTIAL = "\ufffd"  # what a decoder writes for a character whose bytes are not all there
+
+
+class TextGeneration:
+    """Calls a decoder with text.
+
+    Args:
+        model: a model whose module gives next-token logits, with its tokenizer.
+
+    Raises:
+        InputError: the model has no tokenizer.
+    """
+
+    def __init__(self, model: "Model") -> None:
+        self.module = model.module
+        self.tokenizer = tokenizer_of(model)
+        self.end_id = self.tokenizer.token_to_id(END_OF_TEXT)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        stream: bool = False,
+        return_full_text: bool = True,
+        **options: Any,
+    ) -> str | list[str] | list[list[str]] | Iterator[str]:
+        """Continue a text, or several in one batch.
+
+        Args:
+            prompt: the text, or a list of texts.
+            stream: give pieces as they are written; joined they are what is returned without.
+            return_full_text: put the prompt before what was written.
+            **options: the fields of `zoo.generation.GenerationOptions`.
+
+        Returns:
+            A text for a text, a list for a list; with `num_return_sequences` above 1 a list of
+            answers in place of each text, best first; with `stream` an iterator of pieces.
+
+        Raises:
+            InputError: an empty prompt, an unknown option or a value out of range.
+            ContextLengthError: more tokens than the model has positions.
+        """
+        settings = GenerationOptions.from_dict(options)
+        if isinstance(prompt, list | tuple):
+            if stream:
+                raise InputError("stream=True writes one text: give one prompt, not a list")
+            return self._texts(prompt, settings, return_full_text)
+        if stream:
+            return self._pieces(prompt, settings, return_full_text)  # type: ignore[arg-type]
+        return self._texts([prompt], settings, return_full_text)[0]  # type: ignore[list-item]
+
+    def _texts(
+        self, prompts: Sequence[str], options: GenerationOptions, full: bool
+    ) -> list[str] | list[list[str]]:
+        ids = [encode(self.tokenizer, prompt) for prompt in prompts]
+        written = generate(
+            self.module, ids, options, end_id=self.end_id, tokenizer=self.tokenizer
+        ).ids
+        copies = options.num_return_sequences
+        answers = []
+        for index, (prompt, prompt_ids) in enumerate(zip(prompts, ids, strict=True)):
+            start = prompt if full else ""
+            texts = [
+                start + self._continuation(prompt_ids, new_ids, options.stop)
+                for new_ids in written[index * copies : (index + 1) * copies]
+            ]
+            answers.append(texts)
+        return [texts[0] for texts in answers] if copies == 1 else answers
+
+    def _continuation(self, prompt: list[int], new: list[int], stops: Sequence[str]) -> str:
+        """The text of new ids up to the first stop text."""
+        text = Pieces(self.tokenizer, prompt).rest(new)
+        end = find_stop(text, stops)
+        return text if end is None else text[:end]
+
+    def _pieces(self, prompt: str, options: GenerationOptions, full: bool) -> Iterator[str]:
+        """Check everything now, write when asked."""
+        ids = encode(self.tokenizer, prompt)
+        without_stop = dataclasses.replace(options, stop=())  # seen here, in the text itself
+        tokens = stream(self.module, ids, without_stop, end_id=self.end_id)
+        return self._written(prompt if full else "", Pieces(self.tokenizer, ids), tokens, options)
+
+    def _written(
+        self, start: str, pieces: "Pieces", tokens: Iterator[int], options: GenerationOptions
+    ) -> Iterator[str]:
+        if start:
+            yield start
+        held = ""  # may become a stop text
+        for token in tokens:
+            held += pieces.push(token)
+            end = find_stop(held, options.stop)
+            if end is not None:
+                if end:
+                    yield held[:end]
+                return
+            safe = len(held) - possible_stop(held, options.stop)
+            if safe:
+                yield held[:safe]
+                held = held[safe:]
+        held += pieces.rest()
+        end = find_stop(held, options.stop)
+        if held[:end]:
+            yield held[:end]
+
+
+class Pieces:
+    """Turns tokens into text one at a time, never splitting a character.
+
+    A token is decoded together with the one before it, because decoders join neighbours (a space
+    between two words, none before a comma).
+
+    Args:
+        tokenizer: decodes.
+        prompt: the ids before the first token; not part of the text.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", prompt: Sequence[int]) -> None:
+        self.decode = tokenizer.decode
+        self.before = list(prompt[-1:])  # the last tokens that gave text
+        self.fresh: list[int] = []  # those after them, which gave none yet
+
+    def push(self, token: int) -> str:
+        """The text this token completes, or nothing."""
+        self.fresh.append(token)
+        piece = self.rest()
+        if not piece or piece.endswith(PARTIAL):
+            return ""
+        self.before, self.fresh = self.fresh, []
+        return piece
+
+    def rest(self, ids: Sequence[int] = ()) -> str:
+        """The text of these tokens and of what is held, a character that is not all there too."""
+        return self.decode(self.before + self.fresh + list(ids))[len(self.decode(self.before)) :]
+
+
+def find_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Where the first stop text begins."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return min(places, default=None)
+
+
+def possible_stop(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of a text that a stop text begins with."""
+    lengths = [
+        length
+        for stop in stops
+        for length in range(1, min(len(stop), len(text) + 1))
+        if text.endswith(stop[:length])
+    ]
+    return max(lengths, default=0)

@@ -1,0 +1,102 @@
+"""The three kinds of tokenizer a recipe can ask for, built by the `tokenizers` library."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import RecipeError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+UNKNOWN = "<unk>"
+END_OF_TEXT = "<|endoftext|>"
+# words with the space before them, numbers, other signs, and each remaining space or line end
+WORDS = r"<unk>|\w+(?=n't)|n't|'\w+|\w+|[^\w\s]|\n"  # contractions in two, as NLTK does
+PIECES = r" ?<unk>| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s"
+
+
+def build_tokenizer(text: str, settings: Mapping[str, Any]) -> "Tokenizer":
+    """Train a tokenizer on a text.
+
+    Args:
+        text: the training split, nothing else.
+        settings: `kind`: "character", "word" or "byte-pair"; `vocab_size` for byte-pair, and
+            optionally for words, whose rarer ones then become `<unk>`.
+
+    Raises:
+        RecipeError: an unknown kind or key.
+    """
+    settings = dict(settings)
+    kind = settings.pop("kind", None)
+    builders: dict[str, Callable[..., Tokenizer]] = {
+        "character": _character,
+        "word": _word,
+        "byte-pair": _byte_pair,
+    }
+    if kind not in builders:
+        raise RecipeError(f"[tokenizer] kind must be one of {', '.join(builders)}, got {kind!r}")
+    try:
+        return builders[kind](text, **settings)
+    except TypeError as error:
+        raise RecipeError(f"[tokenizer] kind {kind!r} takes other settings: {error}") from error
+
+
+def _character(text: str) -> "Tokenizer":
+    """One token a character; those that the training text lacks are `<unk>`."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    vocabulary = {sign: index for index, sign in enumerate([*sorted(set(text)), UNKNOWN])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?m)."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _word(text: str, vocab_size: int | None = None) -> "Tokenizer":
+    """One token a word or sign or line end, most frequent first; the others are `<unk>`."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[ \t\r]+"), "removed"),
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+        ]
+    )
+    counts = Counter(word for word, _ in split.pre_tokenize_str(text) if word != UNKNOWN)
+    room = None if vocab_size is None else vocab_size - 1
+    words = sorted(counts, key=lambda word: (-counts[word], word))[:room]
+    vocabulary = {word: index for index, word in enumerate([UNKNOWN, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.Sequence(
+        [
+            # one space between words, none before closing signs and the endings of contractions
+            decoders.WordPiece(prefix="##", cleanup=True),
+            decoders.Fuse(),
+            decoders.Replace(" \n", "\n"),
+            decoders.Replace("\n ", "\n"),
+        ]
+    )
+    return tokenizer
+
+
+def _byte_pair(text: str, vocab_size: int) -> "Tokenizer":
+    """Byte-level byte pairs (Sennrich et al. 2016; Radford et al. 2019): any text, exactly."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
+    return tokenizer

@@ -1,0 +1,405 @@
+"""The training loop, on `accelerate`: one step after another, and on again where it stopped."""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from zoo import __version__
+from zoo.errors import RecipeError, TrainingError
+from zoo.evaluation import evaluate
+from zoo.folder import CARD, LOG, RECIPE, save_folder
+from zoo.loading import load
+from zoo.model import Model
+from zoo.registry import registry, resolve
+from zoo.tasks import BaseTask, Batches
+from zoo.training import checkpoint
+from zoo.training.muon import Muon
+from zoo.training.progress import Progress
+from zoo.training.recipe import Recipe, TrainingSettings
+from zoo.training.report import add_scores, hardware, new_card
+
+
+def train(
+    recipe: Recipe | str | Path,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Model:
+    """Train a model and write its folder.
+
+    While it runs, everything is in `OUT.partial`; the finished folder appears at OUT in one move.
+
+    Args:
+        recipe: a recipe, a file, or the name of a model that has one.
+        out: where the model folder goes.
+        resume: go on from the last checkpoint in `OUT.partial`.
+        overwrite: replace what is at `out` and throw away an unfinished run there.
+        overrides: other values for the recipe's keys, such as `steps=100` or `d_model=64`.
+
+    Returns:
+        The model as loaded from its folder.
+
+    Raises:
+        RecipeError: the recipe does not parse or asks for something impossible.
+        TrainingError: something is at `out` already, or there is nothing to resume, or no loss was
+            finite.
+        UnknownNameError: no plugin has the architecture or the task.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = find_recipe(recipe)
+    recipe = recipe.with_changes(**overrides)
+    out = Path(out)
+    partial = out.with_name(out.name + ".partial")
+    accelerator = Accelerator(mixed_precision=_precision(recipe.training))
+    if accelerator.is_main_process:
+        _prepare_folders(out, partial, resume=resume, overwrite=overwrite)
+    accelerator.wait_for_everyone()
+    run = Run(recipe, partial, accelerator)
+    run.to_the_end(resume)
+    if accelerator.is_main_process:
+        _finish(run, partial / "model")
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(partial / "model", out)
+        shutil.rmtree(partial)
+    accelerator.wait_for_everyone()
+    return load(str(out.absolute()))
+
+
+def find_recipe(name: str | Path) -> Recipe:
+    """The recipe in a file, in a model folder, or of a registered model."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        return Recipe.read(path)
+    if (path / RECIPE).is_file():
+        return Recipe.read(path / RECIPE)
+    folder = Path(registry().models.get(str(name)).folder)
+    if not (folder / RECIPE).is_file():
+        raise RecipeError(f"{name} has no {RECIPE} in its folder, so it cannot be trained")
+    return Recipe.read(folder / RECIPE)
+
+
+class Run:
+    """One training run: its parts and where it stands.
+
+    Args:
+        recipe: what is trained.
+        folder: of the unfinished run.
+        accelerator: processes, devices and precision.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
+        self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
+        self.settings = recipe.training
+        self.architecture = registry().architectures.get(recipe.architecture)
+        self.task_entry = registry().tasks.get(recipe.task)
+        self.task: BaseTask = resolve(self.task_entry.target)()
+        self.tokenizer = self.task.build_tokenizer(recipe.tokenizer)
+        model_class = resolve(self.architecture.target)
+        config = {"vocab_size": self.tokenizer.get_vocab_size(), **recipe.config}
+        self.config = model_class.config_class.from_dict(config)
+        self.batches: Batches = self.task.batches(
+            self.tokenizer,
+            length=self.config.max_seq_len,
+            batch_tokens=self.settings.batch_tokens,
+            seed=recipe.seed,
+        )
+        torch.manual_seed(recipe.seed)
+        self.module: nn.Module = model_class(self.config)
+        self.optimizers = build_optimizers(self.module, self.settings)
+        self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
+        self.wrapped = accelerator.prepare(self.module)
+        self.wrapped_optimizers = [accelerator.prepare(o) for o in self.optimizers]
+        self.step = 0
+        self.skipped = 0
+        self.seconds = 0.0
+
+    def to_the_end(self, resume: bool) -> None:
+        """Run all steps that are left, writing log and checkpoints."""
+        if resume:
+            self._restore()
+        log = Log(self.folder / LOG, self.step, enabled=self.accelerator.is_main_process)
+        started = time.monotonic() - self.seconds
+        recent: list[tuple[float, float]] = []  # loss and gradient norm since the last line
+        epoch: list[float] = []  # losses since the epoch began
+        progress = Progress(
+            self.recipe.name, self.settings.steps, enabled=self.accelerator.is_main_process
+        )
+        with log, progress:
+            while self.step < self.settings.steps:
+                rate = self._set_learning_rates()
+                result = self.one_step()
+                self.step += 1
+                self.seconds = time.monotonic() - started
+                if result is None:
+                    self.skipped += 1
+                    log.write(step=self.step, skipped=self.skipped)
+                else:
+                    recent.append(result)
+                    epoch.append(result[0])
+                if self.step % self.settings.log_every == 0 and recent:
+                    losses, norms = zip(*recent, strict=True)
+                    log.write(
+                        step=self.step,
+                        loss=round(sum(losses) / len(losses), 5),
+                        gradient_norm=round(sum(norms) / len(norms), 4),
+                        learning_rate=round(rate, 8),
+                        seconds=round(self.seconds, 1),
+                    )
+                    progress.update(self.step, loss=sum(losses) / len(losses), rate=rate)
+                    recent.clear()
+                if self.step % self.batches.per_epoch == 0 and epoch:
+                    number = self.step // self.batches.per_epoch
+                    log.write(epoch=number, step=self.step, loss=round(sum(epoch) / len(epoch), 5))
+                    epoch.clear()
+                every = self.settings.evaluate_every
+                if every and self.step % every == 0 and self.step < self.settings.steps:
+                    self._log_validation(log, progress)
+                if self.step % self.settings.checkpoint_every == 0:
+                    self._save(log)
+            if self.skipped == self.settings.steps:
+                raise TrainingError(
+                    f"none of the {self.skipped} steps had a finite loss: lower the learning rate "
+                    f"(now {self.settings.learning_rate})"
+                )
+            self._save(log)
+
+    def one_step(self) -> tuple[float, float] | None:
+        """One optimiser step; loss and gradient norm, or None for a step skipped as not finite."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        torch.manual_seed(hash((self.recipe.seed, self.step, rank)) % 2**63)  # dropout
+        batch = self.batches(self.step)
+        device = self.accelerator.device
+        batch = {name: rows[rank::world].to(device) for name, rows in batch.items()}
+        self.wrapped.train()
+        with self.accelerator.autocast():
+            loss = self.task.loss(self.wrapped, batch)
+        mean = self.accelerator.reduce(loss.detach().clone(), "mean").item()
+        if not math.isfinite(mean):
+            return None
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip)
+        norm = 0.0 if norm is None else float(norm)
+        if math.isfinite(norm):
+            for optimizer in self.wrapped_optimizers:
+                optimizer.step()
+        for optimizer in self.wrapped_optimizers:
+            optimizer.zero_grad()
+        return (mean, norm) if math.isfinite(norm) else None
+
+    def _set_learning_rates(self) -> float:
+        share = learning_rate_share(self.step, self.settings)
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * share
+        return self.settings.learning_rate * share
+
+    def _log_validation(self, log: "Log", progress: Progress) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        model = Model(
+            name=self.recipe.name,
+            card=None,
+            config=self.config,
+            module=self.module.eval(),
+            tokenizer=self.tokenizer,
+            pipeline=self.task_entry.pipeline,
+        )
+        scores = self.task.evaluate(model, "validation", limit=VALIDATION_TOKENS)
+        scores = {name: round(value, 5) for name, value in scores.items()}
+        log.write(step=self.step, validation=scores)
+        headline = self.task_entry.metrics[0]
+        progress.note(f"step {self.step}: validation {headline} {scores[headline]:.4g}")
+
+    def _save(self, log: "Log") -> None:
+        if self.accelerator.is_main_process:
+            log.flush()
+            state = {
+                "step": self.step,
+                "skipped": self.skipped,
+                "seconds": self.seconds,
+                "recipe": self.recipe.dump(),
+            }
+            checkpoint.save(self.folder, self.module, self.optimizers, state)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> None:
+        state = checkpoint.restore(self.folder, self.module, self.optimizers)
+        if state["recipe"] != self.recipe.dump():
+            raise TrainingError(
+                f"{self.folder} was begun with another recipe: resume with the same values, "
+                "or start anew with --overwrite"
+            )
+        self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
+
+
+VALIDATION_TOKENS = 50_000  # enough for a curve; scores on cards use whole splits
+
+
+def build_optimizers(module: nn.Module, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest.
+
+    Weight decay falls on matrices, never on embeddings, norms and biases.
+    """
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        inside = parameter.dim() == 2 and "embedding" not in name and "position" not in name
+        inside = inside and not name.startswith(("head.", "relative_bias"))
+        (matrices if inside else others).append(parameter)
+    rate, decay = settings.learning_rate, settings.weight_decay
+    rest = {"params": others, "lr": settings.embedding_learning_rate or rate, "weight_decay": 0.0}
+    if settings.optimizer == "muon":
+        return [
+            Muon(matrices, lr=rate, weight_decay=decay),
+            torch.optim.AdamW([rest], betas=settings.betas),
+        ]
+    inner = {"params": matrices, "lr": rate, "weight_decay": decay}
+    return [torch.optim.AdamW([inner, rest], betas=settings.betas)]
+
+
+def learning_rate_share(step: int, settings: TrainingSettings) -> float:
+    """Share of the peak learning rate at a step: a linear warm-up, then half a cosine.
+
+    The cosine (Loshchilov & Hutter 2017, arXiv:1608.03983) ends at `final_learning_rate` on the
+    last step.
+    """
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    left = max(1, settings.steps - settings.warmup_steps)
+    done = (step + 1 - settings.warmup_steps) / left
+    low = settings.final_learning_rate
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Log:
+    """`training.jsonl`: one JSON object a line, without what came after the last checkpoint.
+
+    Args:
+        path: the file.
+        step: lines of later steps are dropped on opening.
+        enabled: False on all processes but the main one.
+    """
+
+    def __init__(self, path: Path, step: int, *, enabled: bool) -> None:
+        self.path, self.enabled = path, enabled
+        if not enabled:
+            return
+        kept = []
+        if step and path.is_file():
+            kept = [row for row in _complete_rows(path) if row["step"] <= step]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def __enter__(self) -> "Log":
+        self.file = self.path.open("a", encoding="utf-8") if self.enabled else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def write(self, **values: Any) -> None:
+        """Add a line."""
+        if self.file is not None:
+            self.file.write(json.dumps(values) + "\n")
+
+    def flush(self) -> None:
+        """Bring all lines to the disk, before a checkpoint counts on them."""
+        if self.file is not None:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+
+def _complete_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:  # the line that a kill cut off
+            return
+
+
+def _prepare_folders(out: Path, partial: Path, *, resume: bool, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise TrainingError(f"{out} exists: choose another folder, or replace it with --overwrite")
+    if resume:
+        if not (partial / checkpoint.FILE).is_file():
+            raise TrainingError(f"{partial} holds no checkpoint: train without --resume")
+        return
+    if partial.exists():
+        if not overwrite:
+            raise TrainingError(
+                f"{partial} holds an unfinished run: go on with --resume, or throw it away with "
+                "--overwrite"
+            )
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+
+
+def _finish(run: Run, folder: Path) -> None:
+    """Write the model folder, measure what was written, and put the scores on its card."""
+    recipe, module = run.recipe, run.module.to("cpu")
+    shutil.rmtree(folder, ignore_errors=True)
+    files = save_folder(
+        folder,
+        module=module,
+        architecture=recipe.architecture,
+        config=run.config.to_dict(),
+        tokenizer=run.tokenizer,
+        recipe=recipe.dump(),
+        log=run.folder / LOG,
+        dtype=getattr(torch, recipe.training.storage),
+    )
+    owners = (
+        registry().architectures.owner(recipe.architecture),
+        registry().tasks.owner(recipe.task),
+    )
+    card = new_card(
+        recipe,
+        folder,
+        files,
+        architecture=run.architecture,
+        task=run.task_entry,
+        distributions={"txzoo": __version__} | {o.distribution: o.version for o in owners},
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        training={
+            "seed": recipe.seed,
+            "steps": run.step,
+            "skipped_steps": run.skipped,
+            "tokens": run.step * recipe.training.batch_tokens,
+            "epochs": round(run.step / run.batches.per_epoch, 2),
+            "minutes": round(run.seconds / 60, 1),
+            "processes": run.accelerator.num_processes,
+            "hardware": hardware(run.accelerator.device),
+            "torch": str(torch.__version__),
+        },
+    )
+    card.write(folder / CARD)
+    model = load(str(folder.absolute()))
+    results = {split: evaluate(model, split=split) for split in run.task.test_splits}
+    add_scores(card, run.task_entry, results)
+    card.write(folder / CARD)
+
+
+def _precision(settings: TrainingSettings) -> str:
+    """What `accelerate` calls the recipe's precision, where this machine computes in it."""
+    if settings.precision == "float32":
+        return "no"
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if "avx512_bf16" in _cpu_features() else "no"
+
+
+def _cpu_features() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

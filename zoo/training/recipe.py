@@ -1,0 +1,181 @@
+"""A recipe: the TOML file that says how a model is trained, and so what it is."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Self
+
+from zoo.errors import RecipeError
+
+OPTIMIZERS = ("adamw", "muon")
+STORAGE = ("float16", "bfloat16", "float32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The [training] table.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_tokens: tokens a step, over all processes.
+        learning_rate: peak, of the matrices inside the blocks with Muon, of everything with AdamW.
+        embedding_learning_rate: peak of all that Muon does not take, `learning_rate` if 0.
+        optimizer: "adamw", or "muon" for the matrices with AdamW for the rest.
+        warmup_steps: linear rise at the start.
+        final_learning_rate: share of the peak that the cosine ends at.
+        weight_decay: decoupled; on matrices only.
+        betas: AdamW's running averages.
+        clip: largest gradient norm, all parameters together.
+        log_every: steps between lines of the log.
+        evaluate_every: steps between looks at the validation split; 0 for the end only.
+        checkpoint_every: steps between checkpoints.
+        precision: "float32"; "bfloat16" where the machine computes in it, else float32.
+        storage: type of the weights on disk.
+    """
+
+    steps: int
+    batch_tokens: int
+    learning_rate: float
+    embedding_learning_rate: float = 0.0
+    optimizer: str = "adamw"
+    warmup_steps: int = 0
+    final_learning_rate: float = 0.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    log_every: int = 10
+    evaluate_every: int = 0
+    checkpoint_every: int = 500
+    precision: str = "float32"
+    storage: str = "float16"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_tokens", "learning_rate", "clip", "log_every"):
+            if not getattr(self, name) > 0:
+                raise RecipeError(f"[training] {name} must be above 0, got {getattr(self, name)}")
+        for name in ("warmup_steps", "evaluate_every", "weight_decay", "final_learning_rate"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"[training] {name} must not be below 0")
+        if self.checkpoint_every <= 0:
+            raise RecipeError("[training] checkpoint_every must be above 0")
+        choices = {
+            "optimizer": OPTIMIZERS,
+            "storage": STORAGE,
+            "precision": ("float32", "bfloat16"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise RecipeError(
+                    f"[training] {name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """architecture + task + sizes + optimiser + seed = a trained model.
+
+    Attributes:
+        name: of the model it makes.
+        architecture: registered name.
+        task: registered name.
+        seed: of the weights, the data order and dropout.
+        tokenizer: settings of the task's tokenizer; empty where there is none.
+        config: of the architecture, without `vocab_size`, which the tokenizer gives.
+        training: sizes of the run.
+        source: the file it was read from.
+    """
+
+    name: str
+    architecture: str
+    task: str
+    training: TrainingSettings
+    seed: int = 1
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    source: Path | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a recipe file; a file `recipe.toml` is named by its folder.
+
+        Raises:
+            RecipeError: not there, not TOML, an unknown or missing key, a value out of range.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RecipeError(f"{path} is not a recipe: {error}") from error
+        name = path.parent.name if path.name == "recipe.toml" else path.stem
+        try:
+            return cls.from_dict({"name": name} | values, source=path)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: Path | None = None) -> Self:
+        """Check and build a recipe from plain values."""
+        values = dict(values)
+        _check_keys("recipe", values, [f.name for f in dataclasses.fields(cls)][:-1])
+        settings = values.pop("training", None)
+        if not isinstance(settings, Mapping):
+            raise RecipeError("a recipe needs a [training] table")
+        fields = {f.name: f for f in dataclasses.fields(TrainingSettings)}
+        _check_keys("[training]", settings, list(fields))
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        for key, value in settings.items():
+            wanted: Any = fields[key].type
+            if wanted in (int, str) and type(value) is not wanted:
+                raise RecipeError(f"[training] {key} must be {wanted.__name__}, got {value!r}")
+            if wanted is float and type(value) not in (int, float):
+                raise RecipeError(f"[training] {key} must be a number, got {value!r}")
+        try:
+            return cls(**values, training=TrainingSettings(**settings), source=source)
+        except TypeError as error:  # a missing key, in Python's words
+            raise RecipeError(str(error).split(": ")[-1].replace("__init__() ", "")) from error
+
+    def with_changes(self, **changes: Any) -> Self:
+        """A copy with other values; a key is one of the recipe, of [training], or of [config]."""
+        top = {f.name for f in dataclasses.fields(self)} - {"training", "config"}
+        inner = {f.name for f in dataclasses.fields(TrainingSettings)}
+        parts: dict[str, dict[str, Any]] = {"top": {}, "training": {}, "config": {}}
+        for key, value in changes.items():
+            part = "top" if key in top else "training" if key in inner else "config"
+            if part == "config" and key not in self.config:
+                _check_keys("recipe", {key: value}, [*top, *inner, *self.config])
+            parts[part][key] = value
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | parts["top"]
+        source = values.pop("source")
+        values["config"] = {**self.config, **parts["config"]}
+        values["training"] = {**dataclasses.asdict(self.training), **parts["training"]}
+        return self.from_dict(values, source=source)
+
+    def dump(self) -> str:
+        """The recipe as TOML, every default written out."""
+        head = {k: getattr(self, k) for k in ("architecture", "task", "seed")}
+        tables = {"tokenizer": self.tokenizer, "config": self.config}
+        lines = [f"{k} = {_toml(v)}" for k, v in head.items()]
+        for title, table in {**tables, "training": dataclasses.asdict(self.training)}.items():
+            if table:
+                lines += ["", f"[{title}]", *(f"{k} = {_toml(v)}" for k, v in table.items())]
+        return "\n".join(lines) + "\n"
+
+
+def _check_keys(where: str, values: Mapping[str, Any], known: list[str]) -> None:
+    for key in values:
+        if key not in known:
+            close = get_close_matches(key, known, n=1)
+            guess = f" Did you mean {close[0]!r}?" if close else ""
+            raise RecipeError(f"{where} has no key {key!r}.{guess} Keys: {', '.join(known)}")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)

@@ -1,0 +1,139 @@
+"""What a finished run writes on its card."""
+
+import math
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.card import Card
+from zoo.folder import CARD, FileRecord
+from zoo.hookspecs import Architecture, Task
+from zoo.training.recipe import Recipe
+
+PROSE = """\
+# {name}
+
+{summary}.
+
+## How to use it
+
+```python
+import zoo
+
+model = zoo.load("{name}")
+```
+
+## How it was trained
+
+By `recipe.toml` beside this card: `txzoo train {name} --out runs/{name}`. The curve is in
+`training.jsonl`.
+"""
+
+
+def new_card(
+    recipe: Recipe,
+    folder: Path,
+    files: Mapping[str, FileRecord],
+    *,
+    architecture: Architecture,
+    task: Task,
+    distributions: Mapping[str, str],
+    parameters: int,
+    training: Mapping[str, Any],
+) -> Card:
+    """The card of a run, still without scores.
+
+    Licence, summary, further front matter and prose are kept from a card beside the recipe, where
+    there is one; so a retrained model keeps what people wrote about it.
+
+    Args:
+        recipe: what was trained.
+        folder: where the card will lie.
+        files: hash and size of each file.
+        architecture: its entry.
+        task: its entry.
+        distributions: what the model needs installed, with the versions that trained it.
+        parameters: how many numbers were learned.
+        training: facts of the run.
+    """
+    beside = recipe.source.parent / CARD if recipe.source is not None else None
+    old = Card.read(beside) if beside is not None and beside.is_file() else None
+    data: dict[str, Any] = {
+        "license": task.license,
+        "library_name": "txzoo",
+        "pipeline_tag": task.pipeline,
+        "tags": ["txzoo", architecture.name],
+        "datasets": [task.name],
+    }
+    data |= {} if old is None else dict(old.data)
+    data.pop("model-index", None)
+    summary = f"{architecture.summary}, trained on {task.name}" if old is None else old.summary
+    data["txzoo"] = {
+        "name": recipe.name,
+        "summary": summary,
+        "architecture": architecture.name,
+        "task": task.name,
+        "parameters": parameters,
+        "requires": {name: _range(version) for name, version in distributions.items()},
+        "files": {n: {"sha256": r.sha256, "bytes": r.bytes} for n, r in files.items()},
+        "training": dict(training),
+    }
+    prose = PROSE.format(name=recipe.name, summary=summary) if old is None else old.text
+    return Card(data=data, text=prose, path=folder / CARD)
+
+
+def add_scores(card: Card, task: Task, results: Mapping[str, Mapping[str, float]]) -> None:
+    """Put measured scores on a card, with no more digits than their standard errors support.
+
+    Args:
+        card: changed in place.
+        task: what was measured.
+        results: by split, as `zoo.evaluate` returns them.
+    """
+    entries = []
+    errors: dict[str, dict[str, float]] = {}
+    for split, values in results.items():
+        metrics, errors[split] = [], {}
+        for name in task.metrics:
+            words, error = name.replace("_", " "), values[f"{name}_stderr"]
+            value, error = rounded(values[name], error)
+            metrics.append({"type": name.split("_per_")[0], "name": words, "value": value})
+            errors[split][words] = error
+        entries.append(
+            {
+                "task": {"type": task.pipeline},
+                "dataset": {"name": task.name, "type": task.name, "split": split},
+                "metrics": metrics,
+            }
+        )
+    card.data["model-index"] = [{"name": card.name, "results": entries}]
+    card.data["txzoo"]["standard_error"] = errors
+
+
+def rounded(value: float, error: float) -> tuple[float, float]:
+    """A value and its standard error, both cut to the error's two leading digits."""
+    if not error > 0:
+        return value, error
+    digits = 1 - math.floor(math.log10(error))
+    return round(value, digits), round(error, digits)
+
+
+def hardware(device: torch.device) -> str:
+    """What a run ran on, for people: device, processor features that matter, threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return (
+        f"{platform.machine()} CPU ({capability}), {torch.get_num_threads()} threads "
+        f"of {os.cpu_count()} cores"
+    )
+
+
+def _range(version: str) -> str:
+    """The versions that a model trained with this one is loaded by: up to the next major."""
+    release = version.split("+")[0]
+    return f">={release},<{int(release.split('.')[0]) + 1}"
