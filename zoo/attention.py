@@ -88,15 +88,17 @@ def draw(maps: "Sequence[Tensor]", tokens: Sequence[str], out: Path, *, title: s
             norm = PowerNorm(0.5, vmin=0, vmax=1)
             image = panel.imshow(weights.cpu().numpy(), cmap="Blues", norm=norm, aspect="equal")
             panel.set_title(f"layer {layer + 1} · head {head + 1}", fontsize=8)
-            panel.set_xticks(ticks, names if layer == rows - 1 else [], rotation=90, **style)
-            panel.set_yticks(ticks, names if head == 0 else [], **style)
+            panel.set_xticks([])
+            panel.set_yticks([])
+            if layer == rows - 1:
+                panel.set_xticks(ticks, names, rotation=90, **style)
+            if head == 0:
+                panel.set_yticks(ticks, names, **style)
             panel.tick_params(length=2)
             if every == 1:  # lines between cells, to follow a row from its label
-                edges = [tick + 0.5 for tick in ticks]
-                panel.set_xticks(edges, minor=True)
-                panel.set_yticks(edges, minor=True)
-                panel.grid(which="minor", color="0.88", linewidth=0.5)
-                panel.tick_params(which="minor", length=0)
+                edges = [tick + 0.5 for tick in range(T - 1)]
+                panel.vlines(edges, -0.5, T - 0.5, color="0.88", linewidth=0.5)
+                panel.hlines(edges, -0.5, T - 0.5, color="0.88", linewidth=0.5)
         for panel in panels[layer, len(heads) :]:
             panel.set_visible(False)
     bar = figure.colorbar(image, ax=panels, shrink=0.6, pad=0.01, ticks=[0, 0.05, 0.2, 0.5, 1])

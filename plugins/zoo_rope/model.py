@@ -201,8 +201,11 @@ class RopeDecoder(nn.Module):
     ) -> "RopeDecoder":
         """A Llama checkpoint: its `config.json` and its tensors, every one of which is used."""
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        if rope.get("rope_type", "default") != "default":
-            raise ConfigError(f"Llama with rope_type={rope['rope_type']!r}: only default is read")
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        if rope_type != "default":
+            raise ConfigError(f"Llama with rope_type={rope_type!r}: only default is read")
+        if config.get("hidden_act", "silu") != "silu":
+            raise ConfigError(f"Llama with hidden_act={config['hidden_act']!r}: only silu is read")
         if config.get("attention_bias") or config.get("mlp_bias"):
             raise ConfigError("Llama with attention_bias or mlp_bias is not read")
         d_model, n_heads = config["hidden_size"], config["num_attention_heads"]

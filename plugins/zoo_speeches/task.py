@@ -20,30 +20,33 @@ HELD_OUT = 155
 
 
 class Speeches(LanguageModeling):
-    """One sentence a line."""
+    """Sentences one after another, without line ends, as the published figures count them."""
+
+    start = ". "
 
     splits = tuple(FILES)
     test_splits = tuple(FILES)[2:]
 
     def text(self, split: str) -> str:
-        """The sentences of a split, one a line."""
-        text = read(FILES[split])
-        if split not in ("train", "validation"):
-            return text
-        lines = text.splitlines(keepends=True)
-        return "".join(lines[:-HELD_OUT] if split == "train" else lines[-HELD_OUT:])
+        """The sentences of a split, a space between them."""
+        sentences = read(FILES[split])
+        if split == "train":
+            sentences = sentences[:-HELD_OUT]
+        elif split == "validation":
+            sentences = sentences[-HELD_OUT:]
+        return " ".join(sentences)
 
     def tokenizer_text(self) -> str:
         """All training sentences, those of the classification task of the same data too.
 
         The published vocabulary counts both.
         """
-        labelled = read("train_CLS.tsv").splitlines()
-        return self.text("train") + "\n".join(line.split("\t", 1)[1] for line in labelled) + "\n"
+        labelled = [line.split("\t", 1)[1] for line in read("train_CLS.tsv")]
+        return " ".join([self.text("train"), *labelled])
 
 
 @cache
-def read(name: str) -> str:
-    """A file of the set, from `TXZOO_DATA`; the set is not on the Hub."""
-    text = require_file(f"speeches/{name}", "The speeches data set").read_text(encoding="utf-8")
-    return text.strip() + "\n"
+def read(name: str) -> list[str]:
+    """The lines of a file of the set, from `TXZOO_DATA`; the set is not on the Hub."""
+    path = require_file(f"speeches/{name}", "The speeches data set")
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

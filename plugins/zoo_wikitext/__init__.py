@@ -20,6 +20,6 @@ def txzoo_tasks() -> Iterable[Task]:
                 "bits_per_character",
                 "accuracy",
             ),
-            license="cc-by-sa-4.0",
+            license="cc-by-sa-3.0",
         )
     ]

@@ -2,13 +2,14 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.errors import TrainingError
 
@@ -39,13 +40,11 @@ def save(
     os.replace(beside, folder / FILE)
 
 
-def restore(
-    folder: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer]
-) -> dict[str, Any]:
-    """Read what `save` wrote back into the same parts, and return the state.
+def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save` wrote: all tensors, and the state.
 
     Raises:
-        TrainingError: there is no checkpoint, or it is damaged or of another model.
+        TrainingError: there is no checkpoint, or it is damaged.
     """
     path = folder / FILE
     if not path.is_file():
@@ -53,19 +52,26 @@ def restore(
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            state: dict[str, Any] = json.loads(file.metadata()["state"])
-        module.load_state_dict(
-            {n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")}
-        )
-    except (SafetensorError, RuntimeError) as error:
-        raise TrainingError(f"{path} cannot be resumed from: {error}") from error
+            return tensors, json.loads(file.metadata()["state"])
+    except (SafetensorError, TypeError, LookupError, ValueError) as error:
+        raise TrainingError(
+            f"{path} is damaged, so it cannot be resumed from ({error}): start anew with --overwrite"
+        ) from error
+
+
+def restore(
+    tensors: Mapping[str, Tensor], module: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> None:
+    """Put the tensors of a checkpoint back into the same parts."""
+    module.load_state_dict(
+        {n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")}
+    )
     for number, optimizer in enumerate(optimizers):
         prefix = f"optimizer.{number}."
-        slots: dict[int, dict[str, torch.Tensor]] = {}
+        slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith(prefix):
                 index, key = name.removeprefix(prefix).split(".")
                 slots.setdefault(int(index), {})[key] = tensor
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    return state

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import nn
 
 from zoo import __version__
@@ -53,7 +54,7 @@ def train(
     Raises:
         RecipeError: the recipe does not parse or asks for something impossible.
         TrainingError: something is at `out` already, or there is nothing to resume, or no loss was
-            finite.
+            finite, or the disk is full.
         UnknownNameError: no plugin has the architecture or the task.
     """
     if not isinstance(recipe, Recipe):
@@ -66,9 +67,16 @@ def train(
         _prepare_folders(out, partial, resume=resume, overwrite=overwrite)
     accelerator.wait_for_everyone()
     run = Run(recipe, partial, accelerator)
-    run.to_the_end(resume)
+    try:
+        run.to_the_end(resume)
+        if accelerator.is_main_process:
+            _finish(run, partial / "model")
+    except (OSError, SafetensorError) as error:  # a full disk, above all
+        raise TrainingError(
+            f"Training stopped: {error}. The last checkpoint in {partial} is whole: mend that, "
+            "then go on with --resume"
+        ) from error
     if accelerator.is_main_process:
-        _finish(run, partial / "model")
         if out.exists():
             shutil.rmtree(out)
         os.replace(partial / "model", out)
@@ -124,6 +132,8 @@ class Run:
         self.step = 0
         self.skipped = 0
         self.seconds = 0.0
+        self.recent: list[tuple[float, float]] = []  # loss and gradient norm since the last line
+        self.epoch: list[float] = []  # losses since the epoch began
 
     def to_the_end(self, resume: bool) -> None:
         """Run all steps that are left, writing log and checkpoints."""
@@ -131,8 +141,7 @@ class Run:
             self._restore()
         log = Log(self.folder / LOG, self.step, enabled=self.accelerator.is_main_process)
         started = time.monotonic() - self.seconds
-        recent: list[tuple[float, float]] = []  # loss and gradient norm since the last line
-        epoch: list[float] = []  # losses since the epoch began
+        recent, epoch = self.recent, self.epoch
         progress = Progress(
             self.recipe.name, self.settings.steps, enabled=self.accelerator.is_main_process
         )
@@ -179,12 +188,18 @@ class Run:
         """One optimiser step; loss and gradient norm, or None for a step skipped as not finite."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         torch.manual_seed(hash((self.recipe.seed, self.step, rank)) % 2**63)  # dropout
-        batch = self.batches(self.step)
-        device = self.accelerator.device
-        batch = {name: rows[rank::world].to(device) for name, rows in batch.items()}
+        whole = self.batches(self.step)
+        batch = {n: rows[rank::world].to(self.accelerator.device) for n, rows in whole.items()}
+        rows, mine = (len(next(iter(part.values()))) for part in (whole, batch))
+        if rows < world:
+            raise TrainingError(
+                f"a batch of {rows} rows cannot be shared by {world} processes: raise batch_tokens "
+                f"(now {self.settings.batch_tokens}), or start fewer processes"
+            )
         self.wrapped.train()
         with self.accelerator.autocast():
-            loss = self.task.loss(self.wrapped, batch)
+            # processes are averaged evenly, so one with more rows than others weighs more
+            loss = self.task.loss(self.wrapped, batch) * (mine * world / rows)
         mean = self.accelerator.reduce(loss.detach().clone(), "mean").item()
         if not math.isfinite(mean):
             return None
@@ -229,19 +244,23 @@ class Run:
                 "step": self.step,
                 "skipped": self.skipped,
                 "seconds": self.seconds,
+                "recent": self.recent,
+                "epoch": self.epoch,
                 "recipe": self.recipe.dump(),
             }
             checkpoint.save(self.folder, self.module, self.optimizers, state)
         self.accelerator.wait_for_everyone()
 
     def _restore(self) -> None:
-        state = checkpoint.restore(self.folder, self.module, self.optimizers)
+        tensors, state = checkpoint.read(self.folder)
         if state["recipe"] != self.recipe.dump():
             raise TrainingError(
                 f"{self.folder} was begun with another recipe: resume with the same values, "
                 "or start anew with --overwrite"
             )
+        checkpoint.restore(tensors, self.module, self.optimizers)
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
+        self.recent, self.epoch = state.get("recent", []), state.get("epoch", [])
 
 
 VALIDATION_TOKENS = 50_000  # enough for a curve; scores on cards use whole splits
@@ -299,7 +318,9 @@ class Log:
         kept = []
         if step and path.is_file():
             kept = [row for row in _complete_rows(path) if row["step"] <= step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        beside = path.with_name(path.name + ".new")
+        beside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        os.replace(beside, path)
 
     def __enter__(self) -> "Log":
         self.file = self.path.open("a", encoding="utf-8") if self.enabled else None

@@ -3,7 +3,7 @@
 import dataclasses
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +12,13 @@ from zoo.errors import RecipeError
 
 OPTIMIZERS = ("adamw", "muon")
 STORAGE = ("float16", "bfloat16", "float32")
+# what TOML gives for a field, and what it is called; everything else is a table
+KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a text"),
+    tuple[float, float]: ((list, tuple), "a list"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +60,20 @@ class TrainingSettings:
     storage: str = "float16"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_tokens", "learning_rate", "clip", "log_every"):
+        above = ("steps", "batch_tokens", "learning_rate", "clip", "log_every", "checkpoint_every")
+        not_below = ("embedding_learning_rate", "warmup_steps", "final_learning_rate")
+        not_below += ("weight_decay", "evaluate_every")
+        for name in above:
             if not getattr(self, name) > 0:
                 raise RecipeError(f"[training] {name} must be above 0, got {getattr(self, name)}")
-        for name in ("warmup_steps", "evaluate_every", "weight_decay", "final_learning_rate"):
-            if getattr(self, name) < 0:
-                raise RecipeError(f"[training] {name} must not be below 0")
-        if self.checkpoint_every <= 0:
-            raise RecipeError("[training] checkpoint_every must be above 0")
+        for name in not_below:
+            if not getattr(self, name) >= 0:
+                raise RecipeError(f"[training] {name} must not be below 0, got {getattr(self, name)}")
+        numbers = [beta for beta in self.betas if type(beta) in (int, float)]
+        if len(self.betas) != 2 or [beta for beta in numbers if 0 <= beta < 1] != [*self.betas]:
+            raise RecipeError(
+                f"[training] betas must be two numbers from 0 to below 1, got {list(self.betas)}"
+            )
         choices = {
             "optimizer": OPTIMIZERS,
             "storage": STORAGE,
@@ -117,28 +130,16 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: Path | None = None) -> Self:
         """Check and build a recipe from plain values."""
-        values = dict(values)
-        _check_keys("recipe", values, [f.name for f in dataclasses.fields(cls)][:-1])
-        settings = values.pop("training", None)
-        if not isinstance(settings, Mapping):
-            raise RecipeError("a recipe needs a [training] table")
-        fields = {f.name: f for f in dataclasses.fields(TrainingSettings)}
-        _check_keys("[training]", settings, list(fields))
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        for key, value in settings.items():
-            wanted: Any = fields[key].type
-            if wanted in (int, str) and type(value) is not wanted:
-                raise RecipeError(f"[training] {key} must be {wanted.__name__}, got {value!r}")
-            if wanted is float and type(value) not in (int, float):
-                raise RecipeError(f"[training] {key} must be a number, got {value!r}")
-        try:
-            return cls(**values, training=TrainingSettings(**settings), source=source)
-        except TypeError as error:  # a missing key, in Python's words
-            raise RecipeError(str(error).split(": ")[-1].replace("__init__() ", "")) from error
+        _check_values("recipe", cls, values)
+        if values.get("seed", 0) < 0:
+            raise RecipeError(f"recipe seed must not be below 0, got {values['seed']}")
+        _check_values("[training]", TrainingSettings, values["training"])
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in values["training"].items()}
+        return cls(**{**values, "training": TrainingSettings(**settings), "source": source})
 
     def with_changes(self, **changes: Any) -> Self:
         """A copy with other values; a key is one of the recipe, of [training], or of [config]."""
-        top = {f.name for f in dataclasses.fields(self)} - {"training", "config"}
+        top = {f.name for f in dataclasses.fields(self)} - {"training", "config", "source"}
         inner = {f.name for f in dataclasses.fields(TrainingSettings)}
         parts: dict[str, dict[str, Any]] = {"top": {}, "training": {}, "config": {}}
         for key, value in changes.items():
@@ -161,6 +162,19 @@ class Recipe:
             if table:
                 lines += ["", f"[{title}]", *(f"{k} = {_toml(v)}" for k, v in table.items())]
         return "\n".join(lines) + "\n"
+
+
+def _check_values(where: str, kind: type, values: Mapping[str, Any]) -> None:
+    """Hold plain values against the fields of a dataclass: their names, their kinds, none missing."""
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.name != "source"}
+    _check_keys(where, values, list(fields))
+    for name, field in fields.items():
+        if name in values:
+            kinds, words = KINDS.get(field.type, ((dict,), "a table"))
+            if type(values[name]) not in kinds:
+                raise RecipeError(f"{where} {name} must be {words}, got {values[name]!r}")
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise RecipeError(f"{where} lacks {name}")
 
 
 def _check_keys(where: str, values: Mapping[str, Any], known: list[str]) -> None:

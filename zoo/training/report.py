@@ -72,9 +72,11 @@ def new_card(
     data |= {} if old is None else dict(old.data)
     data.pop("model-index", None)
     summary = f"{architecture.summary}, trained on {task.name}" if old is None else old.summary
+    kept = {} if old is None else old.data["txzoo"]
     data["txzoo"] = {
         "name": recipe.name,
         "summary": summary,
+        **{key: kept[key] for key in ("example",) if key in kept},
         "architecture": architecture.name,
         "task": task.name,
         "parameters": parameters,
