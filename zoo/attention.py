@@ -106,5 +106,5 @@ def draw(maps: "Sequence[Tensor]", tokens: Sequence[str], out: Path, *, title: s
     bar.ax.tick_params(labelsize=7)
     figure.supylabel("the token that looks", fontsize=9)
     figure.supxlabel("the token it looks at", fontsize=9)
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.suptitle(title, fontsize=10, parse_math=False, wrap=True)
     figure.savefig(out, dpi=150)

@@ -328,8 +328,19 @@ def test_options_that_make_no_sense(values: dict[str, Any], message: str) -> Non
 
 
 def test_when_options_mean_drawing() -> None:
-    drawing = [{"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.9}, {"do_sample": True}]
-    greedy = [{}, {"temperature": 0}, {"top_k": 0}, {"seed": 1}, {"do_sample": False, "top_p": 0.5}]
+    drawing: list[dict[str, Any]] = [
+        {"temperature": 0.7},
+        {"top_k": 5},
+        {"top_p": 0.9},
+        {"do_sample": True},
+    ]
+    greedy: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0},
+        {"top_k": 0},
+        {"seed": 1},
+        {"do_sample": False, "top_p": 0.5},
+    ]
     assert all(GenerationOptions(**values).samples for values in drawing)
     assert not any(GenerationOptions(**values).samples for values in greedy)
 

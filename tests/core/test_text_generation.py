@@ -159,16 +159,17 @@ def test_the_end_token_ends_the_text_and_is_not_in_it() -> None:
     tokenizer = build_tokenizer(TEXT, SETTINGS["word"])
     tokenizer.add_special_tokens([END_OF_TEXT])
     lm = model_of(tokenizer)
-    free = lm(PROMPT, max_new_tokens=12)
+    way: dict[str, Any] = {"max_new_tokens": 12, "repetition_penalty": 2.0}
+    free = lm(PROMPT, **way)
     words = tokenizer.encode(free).ids
     last = max(words, key=words.index)  # the word that comes up latest
     end = tokenizer.token_to_id(END_OF_TEXT)
     head = lm.module.get_parameter("head.weight")
     head[[last, end]] = head[[end, last]]  # where that word was chosen, the end is now
-    ended = lm(PROMPT, max_new_tokens=12)
+    ended = lm(PROMPT, **way)
     assert free.startswith(ended)
     assert 2 < len(tokenizer.encode(ended).ids) == words.index(last)
-    assert "".join(lm(PROMPT, max_new_tokens=12, stream=True)) == ended
+    assert "".join(lm(PROMPT, **way, stream=True)) == ended
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -17,7 +17,10 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sinusoidal": ("decoder", {"d_model": 15, "n_heads": 3, "positions": "sinusoidal"}),
     "alibi": ("alibi-decoder", {"d_model": 15, "n_heads": 5}),
     "rope": ("rope-decoder", {"d_model": 24, "n_heads": 6, "n_kv_heads": 2}),
-    "relative": ("relative-decoder", {"d_model": 15, "n_heads": 3, "n_buckets": 8, "max_distance": 9}),
+    "relative": (
+        "relative-decoder",
+        {"d_model": 15, "n_heads": 3, "n_buckets": 8, "max_distance": 9},
+    ),
 }
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
 
@@ -284,7 +287,9 @@ def test_plain_path_equals_fused_path(decoder: nn.Module, padded: bool) -> None:
             return decoder(ids)
         cache = Cache.of(decoder.config, 2, TRAINED, padding=padding)
         parts = [decoder(piece, cache) for piece in ids.split([9, 1, 3], dim=1)]
-        return torch.cat([row[start:] for row, start in zip(torch.cat(parts, 1), padding)])
+        return torch.cat(
+            [row[start:] for row, start in zip(torch.cat(parts, 1), padding, strict=True)]
+        )
 
     fused = logits()
     with record_attention() as layers:

@@ -1,4 +1,4 @@
-"""What the reference tests share: tiny checkpoints of `transformers`, and how two twins are held together."""
+"""What the reference tests share: tiny checkpoints, and how twins are held together."""
 
 from collections.abc import Callable
 from pathlib import Path

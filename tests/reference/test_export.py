@@ -15,7 +15,7 @@ from zoo.tokenization import END_OF_TEXT, build_tokenizer
 
 transformers = pytest.importorskip("transformers", reason="needs txzoo[hf]")
 
-TEXT = "The cat sat on the mat .\n" + "They don't, \"do they\"? café 12 345\n" * 3
+TEXT = "The cat sat on the mat .\n" + 'They don\'t, "do they"? café 12 345\n' * 3
 READ = [TEXT, "x <unk> y  z\n\n\t q", "漢字 🎉 e\u0301 don't", ""]
 KINDS = [{"kind": "character"}, {"kind": "word"}, {"kind": "byte-pair", "vocab_size": 290}]
 

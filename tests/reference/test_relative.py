@@ -137,7 +137,7 @@ def test_decoder_is_t5s_stack(wide, tied: bool, back: bool) -> None:
 
         ids = torch.randint(41, (3, 37))  # past the training length and past max_distance
         states = theirs(ids).last_hidden_state
-        # T5ForConditionalGeneration: `if config.scale_decoder_outputs` (tied): states * d_model**-0.5
+        # T5ForConditionalGeneration, with config.scale_decoder_outputs: states * d_model**-0.5
         expected = (states * 15**-0.5 if tied else states) @ head.T
         assert expected.std() > 0.2
         torch.testing.assert_close(ours(ids), expected, rtol=1e-5, atol=2e-5)

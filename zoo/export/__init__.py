@@ -73,7 +73,9 @@ def _converted(model: Model) -> "tuple[dict[str, Any], dict[str, Tensor]]":
     return config, tensors
 
 
-def _write(folder: Path, model: Model, config: dict[str, Any], tensors: "dict[str, Tensor]") -> None:
+def _write(
+    folder: Path, model: Model, config: dict[str, Any], tensors: "dict[str, Tensor]"
+) -> None:
     """Write the files."""
     import torch
     from safetensors.torch import save_file

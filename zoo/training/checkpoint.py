@@ -55,7 +55,7 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return tensors, json.loads(file.metadata()["state"])
     except (SafetensorError, TypeError, LookupError, ValueError) as error:
         raise TrainingError(
-            f"{path} is damaged, so it cannot be resumed from ({error}): start anew with --overwrite"
+            f"{path} is damaged and cannot be resumed from ({error}): start anew with --overwrite"
         ) from error
 
 

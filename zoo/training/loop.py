@@ -64,9 +64,12 @@ def train(
     partial = out.with_name(out.name + ".partial")
     accelerator = Accelerator(mixed_precision=_precision(recipe.training))
     if accelerator.is_main_process:
-        _prepare_folders(out, partial, resume=resume, overwrite=overwrite)
+        _check_folders(out, partial, resume=resume, overwrite=overwrite)
     accelerator.wait_for_everyone()
     run = Run(recipe, partial, accelerator)
+    if accelerator.is_main_process and not resume:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
     try:
         run.to_the_end(resume)
         if accelerator.is_main_process:
@@ -350,21 +353,17 @@ def _complete_rows(path: Path) -> Iterator[dict[str, Any]]:
             return
 
 
-def _prepare_folders(out: Path, partial: Path, *, resume: bool, overwrite: bool) -> None:
+def _check_folders(out: Path, partial: Path, *, resume: bool, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists: choose another folder, or replace it with --overwrite")
-    if resume:
-        if not (partial / checkpoint.FILE).is_file():
-            raise TrainingError(f"{partial} holds no checkpoint: train without --resume")
-        return
-    if partial.exists():
-        if not overwrite:
-            raise TrainingError(
-                f"{partial} holds an unfinished run: go on with --resume, or throw it away with "
-                "--overwrite"
-            )
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    begun = (partial / checkpoint.FILE).is_file()
+    if resume and not begun:
+        raise TrainingError(f"{partial} holds no checkpoint: train without --resume")
+    if begun and not resume and not overwrite:
+        raise TrainingError(
+            f"{partial} holds an unfinished run: go on with --resume, or throw it away with "
+            "--overwrite"
+        )
 
 
 def _finish(run: Run, folder: Path) -> None:

@@ -61,16 +61,13 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         above = ("steps", "batch_tokens", "learning_rate", "clip", "log_every", "checkpoint_every")
-        not_below = ("embedding_learning_rate", "warmup_steps", "final_learning_rate")
-        not_below += ("weight_decay", "evaluate_every")
-        for name in above:
-            if not getattr(self, name) > 0:
-                raise RecipeError(f"[training] {name} must be above 0, got {getattr(self, name)}")
-        for name in not_below:
-            if not getattr(self, name) >= 0:
-                raise RecipeError(f"[training] {name} must not be below 0, got {getattr(self, name)}")
-        numbers = [beta for beta in self.betas if type(beta) in (int, float)]
-        if len(self.betas) != 2 or [beta for beta in numbers if 0 <= beta < 1] != [*self.betas]:
+        rates = ("embedding_learning_rate", "final_learning_rate", "weight_decay")
+        for name in (*above, *rates, "warmup_steps", "evaluate_every"):
+            value, least = getattr(self, name), "above" if name in above else "at least"
+            if not (value > 0 or (value == 0 and name not in above)):  # NaN is neither
+                raise RecipeError(f"[training] {name} must be {least} 0, got {value}")
+        numbers = [beta for beta in self.betas if type(beta) in (int, float) and 0 <= beta < 1]
+        if len(self.betas) != 2 or len(numbers) != 2:
             raise RecipeError(
                 f"[training] betas must be two numbers from 0 to below 1, got {list(self.betas)}"
             )
@@ -121,7 +118,7 @@ class Recipe:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"{path} is not a recipe: {error}") from error
-        name = path.parent.name if path.name == "recipe.toml" else path.stem
+        name = path.absolute().parent.name if path.name == "recipe.toml" else path.stem
         try:
             return cls.from_dict({"name": name} | values, source=path)
         except RecipeError as error:
@@ -133,8 +130,10 @@ class Recipe:
         _check_values("recipe", cls, values)
         if values.get("seed", 0) < 0:
             raise RecipeError(f"recipe seed must not be below 0, got {values['seed']}")
-        _check_values("[training]", TrainingSettings, values["training"])
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in values["training"].items()}
+        settings: dict[str, Any] = dict(values["training"])
+        _check_values("[training]", TrainingSettings, settings)
+        if "betas" in settings:
+            settings["betas"] = tuple(settings["betas"])
         return cls(**{**values, "training": TrainingSettings(**settings), "source": source})
 
     def with_changes(self, **changes: Any) -> Self:
@@ -165,15 +164,15 @@ class Recipe:
 
 
 def _check_values(where: str, kind: type, values: Mapping[str, Any]) -> None:
-    """Hold plain values against the fields of a dataclass: their names, their kinds, none missing."""
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.name != "source"}
+    """Hold plain values against the fields of a dataclass: names, kinds, none missing."""
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "source"}
     _check_keys(where, values, list(fields))
-    for name, field in fields.items():
+    for name, known in fields.items():
         if name in values:
-            kinds, words = KINDS.get(field.type, ((dict,), "a table"))
+            kinds, words = KINDS.get(known.type, ((dict,), "a table"))
             if type(values[name]) not in kinds:
                 raise RecipeError(f"{where} {name} must be {words}, got {values[name]!r}")
-        elif field.default is MISSING and field.default_factory is MISSING:
+        elif known.default is MISSING and known.default_factory is MISSING:
             raise RecipeError(f"{where} lacks {name}")
 
 

@@ -1,6 +1,5 @@
 """What a finished run writes on its card."""
 
-import math
 import os
 import platform
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import torch
 from zoo.card import Card
 from zoo.folder import CARD, FileRecord
 from zoo.hookspecs import Architecture, Task
+from zoo.numbers import rounded
 from zoo.training.recipe import Recipe
 
 PROSE = """\
@@ -114,14 +114,6 @@ def add_scores(card: Card, task: Task, results: Mapping[str, Mapping[str, float]
         )
     card.data["model-index"] = [{"name": card.name, "results": entries}]
     card.data["txzoo"]["standard_error"] = errors
-
-
-def rounded(value: float, error: float) -> tuple[float, float]:
-    """A value and its standard error, both cut to the error's two leading digits."""
-    if not error > 0:
-        return value, error
-    digits = 1 - math.floor(math.log10(error))
-    return round(value, digits), round(error, digits)
 
 
 def hardware(device: torch.device) -> str:

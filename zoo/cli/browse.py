@@ -1,0 +1,315 @@
+"""The verbs that look: list, info, plugins. None of them imports torch."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo.cli import output
+from zoo.errors import UnknownNameError
+from zoo.numbers import lower_is_better, plural, short_bytes, short_count, with_error
+
+if TYPE_CHECKING:
+    from zoo.card import Card, Score
+    from zoo.plugins import Plugin
+    from zoo.registry import Catalogue
+
+KINDS = ("architectures", "tasks", "pipelines")
+
+
+def _count(_: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """The number that a text such as "5M" means."""
+    if value is None:
+        return None
+    scale = {"k": 1e3, "m": 1e6, "b": 1e9}.get(value[-1:].lower(), 1)
+    try:
+        return round(float(value.rstrip("kKmMbB")) * scale)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"{value!r} is not a number such as 800k or 5M") from error
+
+
+@click.command("list")
+@click.argument("query", required=False)
+@click.option("--architectures", "kind", flag_value="architectures", help="List these instead.")
+@click.option("--tasks", "kind", flag_value="tasks", help="List these instead.")
+@click.option("--pipelines", "kind", flag_value="pipelines", help="List these instead.")
+@click.option("--task", help="Trained on it.")
+@click.option("--architecture", help="Built like it.")
+@click.option("--pipeline", help="Called through it.")
+@click.option("--plugin", help="Brought by it.")
+@click.option("--license", help="Under it, such as apache-2.0.")
+@click.option(
+    "--max-params", metavar="N", callback=_count, help="At most so many parameters, such as 5M."
+)
+@click.option(
+    "--bundled/--not-bundled", default=None, help="Weights are installed, or on the Hub only."
+)
+@click.option(
+    "--sort",
+    default="name",
+    metavar="KEY",
+    help='By "name", "parameters" or a score such as "perplexity per word", best first.',
+)
+@output.json_option
+def list_models(
+    query: str | None, kind: str | None, sort: str, as_json: bool, **filters: Any
+) -> None:
+    """List models, or what they are made of.
+
+    QUERY is part of a name or of a summary, or a pattern such as '*-lm'.
+    """
+    from zoo.registry import registry
+
+    if kind is not None:
+        given = [name for name, value in filters.items() if value is not None]
+        if given or sort != "name":
+            option = f"--{(given or ['sort'])[0].replace('_', '-')}"
+            raise click.UsageError(f"{option} is for models, not with --{kind}")
+        return _list_entries(getattr(registry(), kind), query, as_json)
+
+    import zoo
+
+    names = zoo.list_models(query, **filters)
+    models = registry().models
+    cards = {name: models.get(name) for name in names}
+    everything = [score for _, card in models.items() for score in card.scores]
+    ordered = _sorted(cards, sort, everything)
+    if as_json:
+        rows = [{**_facts(card), "name": name} for name, card in ordered.items()]
+        output.print_json(rows)
+    elif ordered:
+        output.print_table(
+            ("name", "architecture", "task", "license", "size", "score"),
+            [_row(name, card, sort) for name, card in ordered.items()],
+            right=("size",),
+            spare=("license", "architecture", "task"),
+        )
+    else:
+        click.echo(f"No model passes: txzoo list shows all {len(models.names())}", err=True)
+    _mention_broken()
+
+
+def _list_entries(catalogue: "Catalogue[Any]", query: str | None, as_json: bool) -> None:
+    """List architectures, tasks or pipelines."""
+    entries = [
+        (name, entry)
+        for name, entry in catalogue.items()
+        if query is None or query.lower() in name or query.lower() in entry.summary.lower()
+    ]
+    if as_json:
+        output.print_json(
+            [
+                {**dataclasses.asdict(entry), "name": name, "plugin": catalogue.owner(name).name}
+                for name, entry in entries
+            ]
+        )
+    else:
+        rows = [(name, catalogue.owner(name).name, entry.summary) for name, entry in entries]
+        output.print_table(("name", "plugin", "summary"), rows, spare=("plugin",))
+    _mention_broken()
+
+
+def _sorted(cards: "dict[str, Card]", key: str, known: "Iterable[Score]") -> "dict[str, Card]":
+    """Cards by name, by size, or by a score: best first, those without it last."""
+    if key == "name":
+        return cards
+    values: dict[str, float | None] = {name: card.parameters for name, card in cards.items()}
+    if key != "parameters":
+        words = {word for score in known for word in (score.name, score.metric)}
+        if key.replace("_", " ") not in words:
+            raise UnknownNameError("score", key, words | {"name", "parameters"})
+        sign = 1 if lower_is_better(key) else -1
+        for name, card in cards.items():
+            score = _score(card, key)
+            values[name] = sign * score.value if score else None
+    order = sorted(cards, key=lambda name: (values[name] is None, values[name] or 0.0, name))
+    return {name: cards[name] for name in order}
+
+
+def _score(card: "Card", key: str) -> "Score | None":
+    """The first score of that exact name, else of that kind; for other keys the headline."""
+    scores = card.scores
+    words = key.replace("_", " ")
+    if key in ("name", "parameters"):
+        return scores[0] if scores else None
+    named = [score for score in scores if score.name == words]
+    return next(iter(named + [score for score in scores if score.metric == words]), None)
+
+
+def _row(name: str, card: "Card", sort: str) -> tuple[str, ...]:
+    score = _score(card, sort)
+    shown = "" if card.trained else "no weights yet"
+    if score is not None:
+        shown = f"{with_error(score.value, score.standard_error)} {score.name}"
+    size = short_count(card.parameters)
+    return (name, card.architecture, card.task or "", card.license, size, shown)
+
+
+def _facts(card: "Card") -> dict[str, Any]:
+    """A card as JSON."""
+    owner = _owner(card)
+    return {
+        "name": card.name,
+        "summary": card.summary,
+        "architecture": card.architecture,
+        "task": card.task,
+        "pipeline": card.pipeline,
+        "parameters": card.parameters,
+        "license": card.license,
+        "datasets": card.datasets,
+        "plugin": owner.name if owner else None,
+        "folder": str(card.folder),
+        "bundled": owner is not None and card.trained and card.hub is None,
+        "hub": dataclasses.asdict(card.hub) if card.hub else None,
+        "scores": [dataclasses.asdict(score) for score in card.scores],
+        "requires": card.requires,
+        "files": {name: dataclasses.asdict(record) for name, record in card.files.items()},
+        "training": card.data["txzoo"].get("training") or {},
+    }
+
+
+def _owner(card: "Card") -> "Plugin | None":
+    """The plugin that brings a card, None for a folder of somebody's."""
+    from zoo.registry import registry
+
+    models = registry().models
+    return next((models.owner(name) for name, other in models.items() if other is card), None)
+
+
+def _mention_broken() -> None:
+    """Say on standard error that something is set aside."""
+    import zoo
+
+    plugins = zoo.list_plugins()
+    counts = {
+        "plugin": sum(plugin.error is not None for plugin in plugins),
+        "model": sum(len(plugin.broken_models) for plugin in plugins),
+    }
+    aside = [plural(count, word) for word, count in counts.items() if count]
+    if aside:
+        click.echo(f"txzoo: broken: {' and '.join(aside)}; txzoo plugins shows why", err=True)
+
+
+@click.command()
+@click.argument("ref")
+@output.json_option
+def info(ref: str, as_json: bool) -> None:
+    """Show what is known about a model.
+
+    REF is a name, hf://owner/name[@revision], or a path to a model folder.
+    """
+    import zoo
+
+    card = zoo.info(ref)
+    facts = _facts(card)
+    if as_json:
+        return output.print_json(facts)
+    click.echo(output.styled(card.name, fg="cyan", bold=True))
+    if card.summary:
+        click.echo(click.wrap_text(card.summary, shutil.get_terminal_size().columns))
+    click.echo()
+    shown = {key: facts[key] or "" for key in ("architecture", "task", "pipeline", "license")}
+    shown["parameters"] = f"{card.parameters:,}" if card.parameters else ""
+    shown["plugin"] = facts["plugin"] or ""
+    if card.hub:
+        shown["on the Hub"] = f"{card.hub.repo} at {card.hub.revision[:12]}"
+    shown["folder"] = facts["folder"]
+    output.print_facts({key: value for key, value in shown.items() if value})
+    if card.scores:
+        output.heading("Scores")
+        rows = [
+            (score.name, with_error(score.value, score.standard_error), score.dataset, score.split)
+            for score in card.scores
+        ]
+        output.print_table(("score", "value", "data set", "split"), rows)
+    if card.files:
+        output.heading("Files")
+        rows3 = [
+            (name, short_bytes(record.bytes), record.sha256[:16])
+            for name, record in card.files.items()
+        ]
+        output.print_table(("file", "size", "sha256 begins"), rows3, right=("size",))
+    if card.requires:
+        output.heading("Needs")
+        output.print_facts(card.requires)
+    if facts["training"]:
+        output.heading("Training")
+        output.print_facts({key: str(value) for key, value in facts["training"].items()})
+
+
+@click.command()
+@output.json_option
+@click.pass_context
+def plugins(ctx: click.Context, as_json: bool) -> None:
+    """Show the plugins, what each brings, and which are broken and why."""
+    import zoo
+    from zoo.cli import commands
+    from zoo.registry import registry
+
+    added: dict[str, list[str]] = {}
+    for name in commands().names():
+        added.setdefault(commands().owner(name).name, []).append(name)
+    registry().models.names()  # reads the cards, so that broken ones are known
+    found = [_describe(plugin, added.get(plugin.name, [])) for plugin in zoo.list_plugins()]
+    if as_json:
+        return output.print_json(found)
+    output.print_table(
+        ("plugin", "version", "brings", "ms", "state"),
+        [
+            (
+                plugin["name"],
+                plugin["version"],
+                ", ".join(plural(len(n), kind[:-1]) for kind, n in plugin["brings"].items()),
+                f"{1000 * plugin['seconds']:.0f}",
+                plugin["state"],
+            )
+            for plugin in found
+        ],
+        right=("ms",),
+        spare=("version",),
+    )
+    for plugin in found:
+        if plugin["error"]:
+            _complain(plugin["name"], plugin["error"])
+        for error in plugin["broken_models"].values():
+            _complain(plugin["name"], error)
+        if ctx.find_root().obj["traceback"]:
+            for text in (plugin["traceback"], plugin["output"]):
+                if text:
+                    click.echo(text.rstrip())
+        elif plugin["output"]:
+            words = plural(len(plugin["output"].splitlines()), "line")
+            click.echo(f"{plugin['name']} printed {words} while starting (--traceback shows)")
+
+
+def _describe(plugin: "Plugin", added: list[str]) -> dict[str, Any]:
+    """A plugin as JSON."""
+    from zoo.registry import registry
+
+    models = registry().models
+    own = [name for name in models.names() if models.owner(name) is plugin]
+    brings = {
+        kind: [entry.name for entry in entries]
+        for kind, entries in plugin.entries.items()
+        if kind != "models"
+    } | {"models": own, "commands": added}
+    state = "disabled" if plugin.disabled else "broken" if plugin.error else "ok"
+    return {
+        "name": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "module": plugin.module,
+        "state": state,
+        "brings": {kind: names for kind, names in brings.items() if names},
+        "seconds": round(plugin.seconds, 4),
+        "error": plugin.error,
+        "traceback": plugin.traceback,
+        "output": plugin.output,
+        "broken_models": {str(folder): error for folder, error in plugin.broken_models.items()},
+    }
+
+
+def _complain(name: str, error: str) -> None:
+    click.echo(f"{output.styled(name, fg='red', bold=True)}: {output.styled(error, fg='red')}")

@@ -1,0 +1,104 @@
+"""The verbs that use one model: run, attention, export."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo.cli import output
+from zoo.errors import InputError
+from zoo.numbers import plural
+
+
+@click.command()
+@click.argument("ref", metavar="NAME")
+@click.argument("prompt", required=False)
+@click.option("--max-new-tokens", type=int, metavar="N", help="Write at most so many tokens.")
+@click.option("--temperature", type=float, metavar="T", help="Above 0, draw by chance.")
+@click.option("--top-k", type=int, metavar="K", help="Draw among the K best tokens.")
+@click.option("--top-p", type=float, metavar="P", help="Draw among the best that reach P.")
+@click.option("--repetition-penalty", type=float, metavar="R", help="Above 1, repeat less.")
+@click.option("--num-beams", type=int, metavar="N", help="Search with so many hypotheses.")
+@click.option("--seed", type=int, help="Of the draws; the same again gives the same text.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before it; may be repeated.")
+@output.json_option
+def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
+    """Let a model go on from a text.
+
+    Without a PROMPT, or with -, it is read from standard input. Unless an option says otherwise,
+    each token is the most likely one.
+    """
+    prompt = read_text(prompt, f"txzoo run {ref} TEXT")
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    import zoo
+
+    model = zoo.load(ref)
+    if as_json:
+        text = model(prompt, **given)
+        return output.print_json({"model": model.name, "prompt": prompt, "generated_text": text})
+    if given.get("num_beams", 1) > 1:  # what comes first is known only at the end
+        pieces = iter([model(prompt, return_full_text=False, **given)])
+    else:
+        pieces = model(prompt, stream=True, return_full_text=False, **given)
+    click.echo(output.styled(prompt, bold=True), nl=False)
+    try:
+        for piece in pieces:
+            click.echo(piece, nl=False)
+    finally:
+        click.echo()
+
+
+def read_text(argument: str | None, usage: str) -> str:
+    """A text from the command line, or from standard input.
+
+    Args:
+        argument: what was given; None or "-" for standard input.
+        usage: how to give one, for the error.
+
+    Raises:
+        InputError: standard input is not UTF-8.
+        click.UsageError: nothing was given, and standard input is a terminal.
+    """
+    if argument not in (None, "-"):
+        return str(argument)
+    if argument is None and sys.stdin.isatty():
+        raise click.UsageError(f"a text is missing: {usage}, or pipe it in")
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"Standard input is not UTF-8 at byte {error.start + 1}") from error
+    return text.removesuffix("\n")  # as a shell does
+
+
+@click.command()
+@click.argument("ref")
+@click.argument("text")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="map.png or map.svg.")
+def attention(ref: str, text: str, out: Path) -> None:
+    """Draw which token of TEXT looks at which, for each layer and head.
+
+    TEXT may be - for standard input.
+    """
+    text = read_text(text, f"txzoo attention {ref} TEXT --out {out}")
+    import zoo
+    from zoo.attention import draw, token_labels
+    from zoo.pipelines import tokenizer_of
+
+    model = zoo.load(ref)
+    maps = model.attention(text)
+    draw(maps, token_labels(tokenizer_of(model), text), out, title=f"{model.name}: {text}")
+    heads = max(map(len, maps))
+    click.echo(f"{out}: {plural(len(maps), 'layer')} of {plural(heads, 'head')}")
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--to", "format", default="transformers", show_default=True, help="The layout.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new folder.")
+def export(ref: str, format: str, out: Path) -> None:
+    """Write a model as a folder that another project opens."""
+    from zoo.export import export as write
+
+    write(ref, out, format)
+    click.echo(f"{out}: AutoModelForCausalLM.from_pretrained({str(out)!r}) opens it")

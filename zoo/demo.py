@@ -1,0 +1,122 @@
+"""What `txzoo demo` shows: every bundled model writes something, one shows what it looks at."""
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+import zoo
+from zoo.errors import MissingExtraError, ZooError
+from zoo.numbers import plural, short_bytes, short_count, with_error
+from zoo.registry import registry
+
+if TYPE_CHECKING:
+    from zoo.model import Model
+
+PROMPT = "The"  # for a card without an example
+LINES = 4  # at most so many of what a model wrote
+SAMPLING = {"temperature": 0.7, "top_p": 0.9, "seed": 1}
+
+
+def run_demo(console: Console, picture: Path, command: str) -> bool:
+    """Load every bundled model, let it write, and say what to type next.
+
+    Args:
+        console: where it is shown.
+        picture: where the attention map goes, in place of what is there.
+        command: how to call this program.
+
+    Returns:
+        Whether there is a model and every one of them ran.
+    """
+    names = zoo.list_models(bundled=True, pipeline="text-generation")
+    title = f"txzoo {zoo.__version__}: {plural(len(names), 'bundled model')}, no network needed"
+    console.print(Text(title, style="bold"))
+    started = time.monotonic()
+    with console.status("Starting PyTorch"):
+        import torch  # noqa: F401 - seconds, where the models themselves take none
+    ready: list[Model] = []
+    for name in names:
+        console.print()
+        try:
+            ready.append(show(console, name))
+        except ZooError as error:
+            console.print(Text(f"{name}: {error}", style="red"))
+    if ready:
+        console.print()
+        draw(console, ready[0], picture)
+    seconds = f"{time.monotonic() - started:.0f} s"
+    console.print(Text(f"{plural(len(ready), 'model')} ran in {seconds}.", style="dim"))
+    console.print()
+    what_next(console, ready, command)
+    return bool(names) and len(ready) == len(names)
+
+
+def show(console: Console, name: str) -> "Model":
+    """Show a model's size, its headline score, and what it writes."""
+    card = registry().models.get(name)
+    size = f"{short_count(card.parameters)} parameters"
+    weights = short_bytes(sum(record.bytes for record in card.files.values()))
+    console.print(Text.assemble((name, "bold cyan"), f"  {size}, {weights}"))
+    if card.summary:
+        console.print(Padding(Text(card.summary, style="dim"), (0, 0, 0, 2), expand=False))
+    if card.scores:
+        score = card.scores[0]
+        number = with_error(score.value, score.standard_error)
+        line = Text.assemble(f"{score.name} ", (number, "green"), f" on {score.dataset}")
+        console.print(Padding(line.append(f" {score.split}"), (0, 0, 0, 2), expand=False))
+    model = zoo.load(name)
+    prompt = example(model)
+    written = model(prompt, return_full_text=False, **SAMPLING)
+    text = Text.assemble((prompt, "bold"), re.sub(r"\s*\n\s*", "\n", written.rstrip()))
+    lines = text.wrap(console, console.width - 4)
+    console.print(Padding(Text("\n").join(lines[:LINES]), (0, 0, 0, 4), expand=False))
+    return model
+
+
+def example(model: "Model") -> str:
+    """The text that a model's card gives to try it with."""
+    assert model.card is not None  # a loaded model has one
+    return str(model.card.data["txzoo"].get("example") or PROMPT)
+
+
+def draw(console: Console, model: "Model", picture: Path) -> None:
+    """Draw what a model looks at in its example, where matplotlib is installed."""
+    from zoo.attention import draw as paint
+    from zoo.attention import token_labels
+    from zoo.pipelines import tokenizer_of
+
+    text = example(model)
+    labels = token_labels(tokenizer_of(model), text)
+    try:
+        paint(model.attention(text), labels, picture, title=f"{model.name}: {text}")
+    except MissingExtraError as error:
+        console.print(Text(f"No attention picture: {error}", style="yellow"))
+    else:
+        line = Text.assemble("Who looks at whom in ", (model.name, "cyan"), f": {picture}")
+        console.print(line, soft_wrap=True)
+
+
+def what_next(console: Console, models: "list[Model]", command: str) -> None:
+    """Print commands to go on with."""
+    console.print(Text("What to type next", style="bold"))
+    if models:
+        first = models[0].name
+        lines = {
+            f'{command} run {first} "{example(models[0])}"': "let it write",
+            f"{command} info {first}": "its card",
+            f"{command} list --sort parameters": "all models",
+            f"{command} verify {models[-1].name}": "recompute its card",
+        }
+    else:
+        lines = {f"{command} doctor": "what is wrong here"}
+    width = max(map(len, lines))
+    for line, meaning in lines.items():
+        console.print(
+            Text.assemble("  ", (line.ljust(width), "cyan"), (f"  {meaning}", "dim")),
+            soft_wrap=True,
+        )
