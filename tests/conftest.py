@@ -73,3 +73,39 @@ def install(site: Path) -> Install:
         return write_distribution(site, distribution, files, **options)  # type: ignore[arg-type]
 
     return make
+
+
+TINY = """
+architecture = "alibi-decoder"
+task = "synthetic"
+
+[tokenizer]
+kind = "word"
+
+[config]
+max_seq_len = 32
+d_model = 16
+n_layers = 1
+n_heads = 2
+d_ff = 16
+
+[training]
+steps = 5
+batch_tokens = 256
+learning_rate = 1e-2
+log_every = 1
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder, trained for five steps on the synthetic task. Copy it to change it."""
+    import torch
+
+    import zoo
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "tiny.toml").write_text(TINY)
+    zoo.train(folder / "tiny.toml", out=folder / "tiny")
+    return folder / "tiny"

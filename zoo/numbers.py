@@ -13,7 +13,7 @@ def lower_is_better(metric: str) -> bool:
 
 def rounded(value: float, error: float) -> tuple[float, float]:
     """A value and its standard error, both cut to the error's two leading digits."""
-    if not error > 0:
+    if not 0 < error < math.inf:
         return value, error
     digits = _digits(error)
     return round(value, digits), round(error, digits)
@@ -24,9 +24,9 @@ def in_words(value: float, error: float | None = None) -> tuple[str, str]:
 
     Without an error to go by, a value has four digits, and its error is an empty text.
     """
-    if error is None or math.isnan(error):
+    if error is None or not math.isfinite(error):
         return f"{value:.4g}", ""
-    if not error > 0:
+    if not 0 < error < math.inf:
         return f"{value:.6g}", "0"
     value, error = rounded(value, error)
     places = max(0, _digits(error))

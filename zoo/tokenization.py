@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "<unk>"
 END_OF_TEXT = "<|endoftext|>"
+LEAST_SIZES = {"word": 2, "byte-pair": 256}  # <unk> and one word; every byte
 # words with the space before them, numbers, other signs, and each remaining space or line end
 WORDS = r"<unk>|\w+(?=n't)|n't|'\w+|\w+|[^\w\s]|\n"  # contractions in two, as NLTK does
 PIECES = r" ?<unk>| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s"
@@ -25,7 +26,7 @@ def build_tokenizer(text: str, settings: Mapping[str, Any]) -> "Tokenizer":
             optionally for words, whose rarer ones then become `<unk>`.
 
     Raises:
-        RecipeError: an unknown kind or key.
+        RecipeError: an unknown kind or key, or a size that cannot be.
     """
     settings = dict(settings)
     kind = settings.pop("kind", None)
@@ -36,10 +37,16 @@ def build_tokenizer(text: str, settings: Mapping[str, Any]) -> "Tokenizer":
     }
     if kind not in builders:
         raise RecipeError(f"[tokenizer] kind must be one of {', '.join(builders)}, got {kind!r}")
-    try:
-        return builders[kind](text, **settings)
-    except TypeError as error:
-        raise RecipeError(f"[tokenizer] kind {kind!r} takes other settings: {error}") from error
+    if kind == "byte-pair" and "vocab_size" not in settings:
+        raise RecipeError("[tokenizer] kind 'byte-pair' needs a vocab_size")
+    for key, value in settings.items():
+        if key != "vocab_size" or kind == "character":
+            takes = "no setting" if kind == "character" else "vocab_size alone"
+            raise RecipeError(f"[tokenizer] kind {kind!r} takes {takes}, got {key!r}")
+        if type(value) is not int or value < LEAST_SIZES[kind]:
+            least = LEAST_SIZES[kind]
+            raise RecipeError(f"[tokenizer] vocab_size must be at least {least}, got {value!r}")
+    return builders[kind](text, **settings)
 
 
 def _character(text: str) -> "Tokenizer":

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.errors import ConfigError, RecipeError, TrainingError, UnknownNameError
+from zoo.numbers import rounded
 from zoo.training import Recipe, TrainingSettings, checkpoint, train
 from zoo.training.loop import Log, Run, build_optimizers, learning_rate_share
 from zoo.training.muon import Muon, orthogonalise
-from zoo.training.report import rounded
 
 RECIPE = """
 architecture = "decoder"
@@ -533,6 +533,7 @@ def test_the_log_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
         (1234.5, 123.4, (1230, 120)),
         (5.5, 0.0, (5.5, 0.0)),
         (1.0, math.nan, (1.0, math.nan)),
+        (math.inf, math.inf, (math.inf, math.inf)),
     ],
 )
 def test_scores_keep_two_digits_of_their_error(

@@ -150,7 +150,7 @@ def test_killed_and_interrupted_runs_end_bit_identical(tmp_path: Path) -> None:
     runs = Runs(tmp_path, text)
     seconds = random.Random(os.urandom(8))
     train(tmp_path / "recipe.toml", out=tmp_path / "whole")
-    moments = [seconds.uniform(0.0, 0.4), seconds.uniform(0.0, 0.4)]
+    moments = [seconds.uniform(0.0, 0.2), seconds.uniform(0.0, 0.2)]
     print("stopped after", moments)  # shown when the test fails
 
     runs.stop("cut", after=moments[0], by=signal.SIGKILL)

@@ -5,7 +5,6 @@ Exit status: 0; 1 when something failed; 2 for wrong usage or bad input.
 
 import sys
 from collections.abc import Sequence
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         words = " ".join(error.format_message().split())
         if isinstance(error, click.UsageError) and error.ctx is not None:
-            words += f" See: {error.ctx.command_path} --help"
+            words = f"{words.rstrip('.')}. See: {error.ctx.command_path} --help"
         return words
     if isinstance(error, ZooError):
         return words
@@ -100,7 +99,6 @@ class Verbs(click.Group):
         super().invoke(ctx)
 
 
-@cache
 def commands() -> "Catalogue[click.Command]":
     """The verbs of txzoo and those that plugins add.
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from zoo.plugins import Plugin
     from zoo.registry import Catalogue
 
-KINDS = ("architectures", "tasks", "pipelines")
-
 
 def _count(_: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """The number that a text such as "5M" means."""
@@ -32,25 +30,30 @@ def _count(_: click.Context, param: click.Parameter, value: str | None) -> int |
 
 @click.command("list")
 @click.argument("query", required=False)
-@click.option("--architectures", "kind", flag_value="architectures", help="List these instead.")
-@click.option("--tasks", "kind", flag_value="tasks", help="List these instead.")
-@click.option("--pipelines", "kind", flag_value="pipelines", help="List these instead.")
-@click.option("--task", help="Trained on it.")
-@click.option("--architecture", help="Built like it.")
-@click.option("--pipeline", help="Called through it.")
-@click.option("--plugin", help="Brought by it.")
-@click.option("--license", help="Under it, such as apache-2.0.")
+@click.option("--architectures", "kind", flag_value="architectures", help="List architectures.")
+@click.option("--tasks", "kind", flag_value="tasks", help="List tasks.")
+@click.option("--pipelines", "kind", flag_value="pipelines", help="List pipelines.")
+@click.option("--task", help="Only models trained on this task.")
+@click.option("--architecture", help="Only models of this architecture.")
+@click.option("--pipeline", help="Only models called through this pipeline.")
+@click.option("--plugin", help="Only models from this plugin.")
+@click.option("--license", help="Only models under this licence.")
 @click.option(
-    "--max-params", metavar="N", callback=_count, help="At most so many parameters, such as 5M."
+    "--max-params",
+    metavar="N",
+    callback=_count,
+    help="Only models of so many parameters or fewer, such as 5M.",
 )
 @click.option(
-    "--bundled/--not-bundled", default=None, help="Weights are installed, or on the Hub only."
+    "--bundled/--not-bundled",
+    default=None,
+    help="Only models whose weights are installed, or the others.",
 )
 @click.option(
     "--sort",
     default="name",
     metavar="KEY",
-    help='By "name", "parameters" or a score such as "perplexity per word", best first.',
+    help='"name", "parameters", or a score such as "perplexity per word", best first.',
 )
 @output.json_option
 def list_models(
@@ -226,11 +229,11 @@ def info(ref: str, as_json: bool) -> None:
         output.print_table(("score", "value", "data set", "split"), rows)
     if card.files:
         output.heading("Files")
-        rows3 = [
+        files = [
             (name, short_bytes(record.bytes), record.sha256[:16])
             for name, record in card.files.items()
         ]
-        output.print_table(("file", "size", "sha256 begins"), rows3, right=("size",))
+        output.print_table(("file", "size", "sha256 begins"), files, right=("size",))
     if card.requires:
         output.heading("Needs")
         output.print_facts(card.requires)
@@ -243,14 +246,15 @@ def info(ref: str, as_json: bool) -> None:
 @output.json_option
 @click.pass_context
 def plugins(ctx: click.Context, as_json: bool) -> None:
-    """Show the plugins, what each brings, and which are broken and why."""
+    """Show what each plugin brings, and which are broken and why."""
     import zoo
     from zoo.cli import commands
     from zoo.registry import registry
 
     added: dict[str, list[str]] = {}
-    for name in commands().names():
-        added.setdefault(commands().owner(name).name, []).append(name)
+    catalogue = commands()
+    for name in catalogue.names():
+        added.setdefault(catalogue.owner(name).name, []).append(name)
     registry().models.names()  # reads the cards, so that broken ones are known
     found = [_describe(plugin, added.get(plugin.name, [])) for plugin in zoo.list_plugins()]
     if as_json:

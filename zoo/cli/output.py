@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,11 @@ def print_table(
     Console(highlight=False).print(table)
 
 
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print names and values, one a line."""
+    print_table(("", ""), list(facts.items()))
+
+
 def heading(text: str) -> None:
     """Print the title of a part."""
     click.echo(f"\n{styled(text, bold=True)}")
@@ -81,8 +87,6 @@ def styled(text: str, **style: Any) -> str:
 
 def no_color() -> bool:
     """Whether colour is not wanted (https://no-color.org)."""
-    import os
-
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
@@ -113,8 +117,3 @@ def _fitting(
         columns = [columns[index] for index in kept]
         rows = [[row[index] for index in kept] for row in rows]
     return columns, rows
-
-
-def print_facts(facts: Mapping[str, str]) -> None:
-    """Print names and values, one a line."""
-    print_table(("", ""), list(facts.items()))

@@ -76,9 +76,9 @@ def read_text(argument: str | None, usage: str) -> str:
 @click.argument("text")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="map.png or map.svg.")
 def attention(ref: str, text: str, out: Path) -> None:
-    """Draw which token of TEXT looks at which, for each layer and head.
+    """Draw which token of a text looks at which.
 
-    TEXT may be - for standard input.
+    One panel for each layer and head. TEXT may be - for standard input.
     """
     text = read_text(text, f"txzoo attention {ref} TEXT --out {out}")
     import zoo

@@ -14,7 +14,10 @@ from zoo.cli import output
 @output.json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Look for what is wrong with this installation; exit status 1 when something is."""
+    """Look for what is wrong with this installation.
+
+    Exit status 1 when something is.
+    """
     from zoo.doctor import examine
 
     findings = list(examine())

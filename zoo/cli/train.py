@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Another value for the recipe."
 )
 def train(recipe: str, out: Path, resume: bool, overwrite: bool, changes: tuple[str, ...]) -> None:
-    """Train a model by the recipe of that name, or in that file or folder.
+    """Train a model by a recipe.
 
-    While it runs everything is in OUT.partial; the finished folder appears at OUT in one move.
+    The recipe is that of a model, or a file, or in a model folder. While it runs everything is
+    in OUT.partial; the finished folder appears at OUT in one move.
     """
     overrides = dict(map(_setting, changes))
     from zoo.training.loop import find_recipe
@@ -86,7 +87,7 @@ def _what_is_left(out: Path, again: list[str]) -> str:
 def evaluate(
     ref: str, task: str | None, split: str, limit: int | None, context: int | None, as_json: bool
 ) -> None:
-    """Measure a model on a task, each number with its standard error."""
+    """Measure a model on a task, with standard errors."""
     import zoo
 
     model = zoo.load(ref)
@@ -111,7 +112,10 @@ def evaluate(
 @output.json_option
 @click.pass_context
 def verify(ctx: click.Context, refs: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Recompute what the cards of models claim; exit status 1 when a claim fails."""
+    """Recompute what the cards of models claim.
+
+    Exit status 1 when a claim fails.
+    """
     if bool(refs) == everything:
         raise click.UsageError("give names of models, or --all")
     reports = []

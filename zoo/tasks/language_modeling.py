@@ -174,27 +174,30 @@ def perplexities(
     """The four metrics of a text from its tokens' scores.
 
     A standard error is that of a mean over blocks of `context` tokens, since neighbouring tokens
-    are not independent; for a perplexity it is carried through the exponential.
+    are not independent; for a perplexity it is carried through the exponential. What is too large
+    for a number is infinite.
     """
     N = len(nats)
-    per_token, per_word = nats.mean().item(), nats.sum().item() / words
+    per_token, per_word = nats.mean(), nats.sum() / words
     error = _error_of_mean(nats, context)
     accuracy = correct.double()
-    bits = nats.sum().item() / characters / math.log(2)
-    return {
-        "perplexity_per_word": math.exp(per_word),
-        "perplexity_per_word_stderr": math.exp(per_word) * error * N / words,
-        "perplexity_per_token": math.exp(per_token),
-        "perplexity_per_token_stderr": math.exp(per_token) * error,
-        "bits_per_character": bits,
+    scores = {
+        "perplexity_per_word": per_word.exp(),
+        "perplexity_per_word_stderr": per_word.exp() * error * N / words,
+        "perplexity_per_token": per_token.exp(),
+        "perplexity_per_token_stderr": per_token.exp() * error,
+        "bits_per_character": nats.sum() / characters / math.log(2),
         "bits_per_character_stderr": error * N / characters / math.log(2),
-        "accuracy": accuracy.mean().item(),
+        "accuracy": accuracy.mean(),
         "accuracy_stderr": _error_of_mean(accuracy, context),
     }
+    return {name: value.item() for name, value in scores.items()}
 
 
-def _error_of_mean(values: Tensor, block: int) -> float:
-    """Standard error of the mean of correlated values, from the means of blocks."""
-    block = min(block, max(1, len(values) // 2))
+def _error_of_mean(values: Tensor, block: int) -> Tensor:
+    """Standard error of the mean of correlated values, from the means of blocks; NaN of one."""
+    if len(values) < 2:
+        return torch.tensor(math.nan)
+    block = min(block, len(values) // 2)
     means = values[: len(values) // block * block].view(-1, block).mean(dim=1)
-    return (means.std() / math.sqrt(len(means))).item()
+    return means.std() / math.sqrt(len(means))
