@@ -14,6 +14,7 @@ The front matter holds the Hub's own keys and a `txzoo` block:
     txzoo:
       name: alibi-lm                 # the folder's name unless given
       summary: one line
+      example: an input to try it with
       architecture: alibi-decoder    # required
       task: wikitext-2
       parameters: 3012345
@@ -189,6 +190,16 @@ class Card:
         return self._ours.get("parameters")
 
     @property
+    def example(self) -> str | None:
+        """An input to try the model with, None when the card has none."""
+        return self._ours.get("example")
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Facts of the run that made it: steps, tokens, minutes, hardware ..."""
+        return dict(self._ours.get("training") or {})
+
+    @property
     def requires(self) -> dict[str, str]:
         """Distributions it needs and their versions, such as `{"txzoo": ">=0.1,<1"}`."""
         return dict(self._ours.get("requires") or {})
@@ -301,8 +312,9 @@ class _Check:
         self.strings(("datasets",))
         self.value(("txzoo",), dict, required=True)
         self.value(("txzoo", "architecture"), str, required=True)
-        for key in ("name", "summary", "task"):
+        for key in ("name", "summary", "task", "example"):
             self.value(("txzoo", key), str)
+        self.value(("txzoo", "training"), dict)
         if (self.value(("txzoo", "parameters"), int) or 0) < 0:
             self.fail(("txzoo", "parameters"), "must not be below 0")
         for name in self.value(("txzoo", "requires"), dict) or ():

@@ -81,7 +81,7 @@ def show(console: Console, name: str) -> "Model":
 def example(model: "Model") -> str:
     """The text that a model's card gives to try it with."""
     assert model.card is not None  # a loaded model has one
-    return str(model.card.data["txzoo"].get("example") or PROMPT)
+    return model.card.example or PROMPT
 
 
 def draw(console: Console, model: "Model", picture: Path) -> None:

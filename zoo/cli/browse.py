@@ -169,7 +169,7 @@ def _facts(card: "Card") -> dict[str, Any]:
         "scores": [dataclasses.asdict(score) for score in card.scores],
         "requires": card.requires,
         "files": {name: dataclasses.asdict(record) for name, record in card.files.items()},
-        "training": card.data["txzoo"].get("training") or {},
+        "training": card.training,
     }
 
 

@@ -16,7 +16,6 @@ from torch import nn
 
 from zoo import __version__
 from zoo.errors import RecipeError, TrainingError
-from zoo.evaluation import evaluate
 from zoo.folder import CARD, LOG, RECIPE, save_folder
 from zoo.loading import load
 from zoo.model import Model
@@ -26,7 +25,7 @@ from zoo.training import checkpoint
 from zoo.training.muon import Muon
 from zoo.training.progress import Progress
 from zoo.training.recipe import Recipe, TrainingSettings
-from zoo.training.report import add_scores, hardware, new_card
+from zoo.training.report import hardware, measure, new_card
 
 
 def train(
@@ -405,10 +404,7 @@ def _finish(run: Run, folder: Path) -> None:
         },
     )
     card.write(folder / CARD)
-    model = load(str(folder.absolute()))
-    results = {split: evaluate(model, split=split) for split in run.task.test_splits}
-    add_scores(card, run.task_entry, results)
-    card.write(folder / CARD)
+    measure(folder, run.task_entry, run.task.test_splits)
 
 
 def _precision(settings: TrainingSettings) -> str:

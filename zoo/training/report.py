@@ -2,18 +2,21 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo.card import Card
-from zoo.folder import CARD, FileRecord
+from zoo.evaluation import evaluate
+from zoo.folder import CARD, RECIPE, FileRecord
 from zoo.hookspecs import Architecture, Task
-from zoo.numbers import rounded
+from zoo.numbers import rounded, with_error
 from zoo.training.recipe import Recipe
 
+EXPECT = "# expect:"
 PROSE = """\
 # {name}
 
@@ -72,11 +75,10 @@ def new_card(
     data |= {} if old is None else dict(old.data)
     data.pop("model-index", None)
     summary = f"{architecture.summary}, trained on {task.name}" if old is None else old.summary
-    kept = {} if old is None else old.data["txzoo"]
     data["txzoo"] = {
         "name": recipe.name,
         "summary": summary,
-        **{key: kept[key] for key in ("example",) if key in kept},
+        **({} if old is None or old.example is None else {"example": old.example}),
         "architecture": architecture.name,
         "task": task.name,
         "parameters": parameters,
@@ -86,6 +88,25 @@ def new_card(
     }
     prose = PROSE.format(name=recipe.name, summary=summary) if old is None else old.text
     return Card(data=data, text=prose, path=folder / CARD)
+
+
+def measure(folder: Path, task: Task, splits: Sequence[str]) -> None:
+    """Measure a model folder, put the scores on its card and the expectation on its recipe.
+
+    Args:
+        folder: a complete one; its weights are measured as they are stored.
+        task: what is measured.
+        splits: of the task.
+    """
+    card = Card.read(folder)
+    results = {split: evaluate(folder.absolute(), split=split) for split in splits}
+    add_scores(card, task, results)
+    recipe = folder / RECIPE
+    lines = recipe.read_text(encoding="utf-8").splitlines(keepends=True)
+    rest = [line for line in lines if not line.startswith(EXPECT)]
+    recipe.write_text("".join([expectation(card), *rest]), encoding="utf-8")
+    card.data["txzoo"]["files"][RECIPE] = asdict(FileRecord.of(recipe))
+    card.write(folder)
 
 
 def add_scores(card: Card, task: Task, results: Mapping[str, Mapping[str, float]]) -> None:
@@ -103,7 +124,8 @@ def add_scores(card: Card, task: Task, results: Mapping[str, Mapping[str, float]
         for name in task.metrics:
             words, error = name.replace("_", " "), values[f"{name}_stderr"]
             value, error = rounded(values[name], error)
-            metrics.append({"type": name.split("_per_")[0], "name": words, "value": value})
+            kind = "perplexity" if name.startswith("perplexity") else name
+            metrics.append({"type": kind, "name": words, "value": value})
             errors[split][words] = error
         entries.append(
             {
@@ -114,6 +136,14 @@ def add_scores(card: Card, task: Task, results: Mapping[str, Mapping[str, float]
         )
     card.data["model-index"] = [{"name": card.name, "results": entries}]
     card.data["txzoo"]["standard_error"] = errors
+
+
+def expectation(card: Card) -> str:
+    """What a recipe costs and gives, as the comment that stands at the top of it."""
+    facts, score = card.training, card.scores[0]
+    number = with_error(score.value, score.standard_error)
+    cost = f"{facts['minutes']:.0f} min on {facts['hardware']}"
+    return f"{EXPECT} {cost}; {score.name} {number} on {score.dataset} {score.split}\n"
 
 
 def hardware(device: torch.device) -> str:
