@@ -1,5 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and make; they set up everything else.
-PYTHON ?= $(firstword $(shell command -v python3.13 python3.12 python3.11 python3))
+# the first that runs and is new enough
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
+done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -27,7 +30,7 @@ clean:  ## remove the environment and everything made
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("txzoo needs Python 3.11 or newer: make PYTHON=...") if sys.version_info < (3, 11) else None'
+	@test -n "$(PYTHON)" || { echo "txzoo needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	touch $(STAMP)

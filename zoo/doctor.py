@@ -128,7 +128,7 @@ def _folders() -> Iterator[Finding]:
     """Where files come from and go to."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    cache = Path(HF_HUB_CACHE)
+    cache = Path(os.environ.get("TXZOO_HOME") or HF_HUB_CACHE)
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     if os.access(there, os.W_OK):
         yield Finding("folders", "Hub cache", str(cache))

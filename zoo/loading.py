@@ -255,14 +255,18 @@ def _from_hub(ref: str, revision: str | None, offline: bool | None, patterns: li
 
 
 def _snapshot(repo: str, revision: str | None, offline: bool | None, patterns: list[str]) -> Path:
-    """The files of a Hub repository that match, in the local cache."""
+    """The files of a Hub repository that match, in `TXZOO_HOME` or the Hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(
             snapshot_download(
-                repo, revision=revision, allow_patterns=patterns, local_files_only=bool(offline)
+                repo,
+                revision=revision,
+                allow_patterns=patterns,
+                local_files_only=bool(offline),
+                cache_dir=os.environ.get("TXZOO_HOME") or None,
             )
         )
     except (OSError, HFValidationError) as error:

@@ -595,6 +595,13 @@ class TestHub:
         assert model("hi").endswith(" hi")
         assert zoo.load("hf://me/toy", revision="main", offline=True).name == model.name
 
+    def test_txzoo_home_is_the_cache(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "nowhere")
+        with pytest.raises(ZooError, match="Cannot get me/toy"):
+            zoo.load("hf://me/toy", offline=True)
+        monkeypatch.setenv("TXZOO_HOME", str(cache))
+        assert zoo.load("hf://me/toy", offline=True)("hi").endswith(" hi")
+
     def test_a_snapshot_is_a_folder_too(self, cache: Path) -> None:
         snapshot = cache / "models--me--toy/snapshots" / self.COMMIT
         assert zoo.load(snapshot).config.vocab_size == 5

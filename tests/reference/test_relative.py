@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from zoo_relative.model import RelativeBias, RelativeConfig, bucket
 
+import zoo
 from zoo.errors import InputError
 from zoo.export import export
 from zoo.model import Model
@@ -150,6 +151,36 @@ def test_decoder_is_t5s_stack(wide, tied: bool, back: bool) -> None:
             states = theirs(ids[row : row + 1, start:]).last_hidden_state
             expected = (states * 15**-0.5 if tied else states) @ head.T
             torch.testing.assert_close(logits[row, real[row]], expected[0], rtol=1e-5, atol=2e-5)
+
+
+def test_trained_model_is_t5s_stack() -> None:
+    """The bundled weights, in T5's own code."""
+    model = zoo.load("relative-lm")
+    c = model.config
+    config = transformers.T5Config(
+        vocab_size=c.vocab_size,
+        d_model=c.d_model,
+        d_kv=c.d_model // c.n_heads,
+        num_layers=c.n_layers,
+        num_decoder_layers=c.n_layers,
+        num_heads=c.n_heads,
+        d_ff=c.d_ff,
+        relative_attention_num_buckets=c.n_buckets,
+        relative_attention_max_distance=c.max_distance,
+        layer_norm_epsilon=c.norm_eps,
+        feed_forward_proj="gated-gelu",
+        is_decoder=True,
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    theirs = without_cross_attention(t5.T5Stack(config))
+    ids = torch.tensor([model.tokenizer.encode(model.card.example).ids])
+    with torch.no_grad():
+        for mine, other in pairs(model.module, theirs):
+            other.copy_(mine)
+        states = theirs(ids).last_hidden_state
+        expected = states * c.d_model**-0.5 @ model.module.token_embedding.weight.T
+    torch.testing.assert_close(model.module(ids), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_export_is_refused_with_the_way_out(wide, tmp_path) -> None:

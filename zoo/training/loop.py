@@ -74,10 +74,10 @@ def train(
         if accelerator.is_main_process:
             _finish(run, partial / "model")
     except (OSError, SafetensorError) as error:  # a full disk, above all
-        raise TrainingError(
-            f"Training stopped: {error}. The last checkpoint in {partial} is whole: mend that, "
-            "then go on with --resume"
-        ) from error
+        left = "There was no checkpoint yet: mend that, then start again"
+        if (partial / checkpoint.FILE).is_file():
+            left = f"The last checkpoint in {partial} is whole: mend that, then go on with --resume"
+        raise TrainingError(f"Training stopped: {error}. {left}") from error
     if accelerator.is_main_process:
         if out.exists():
             shutil.rmtree(out)

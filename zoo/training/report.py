@@ -13,7 +13,7 @@ from zoo.card import Card
 from zoo.evaluation import evaluate
 from zoo.folder import CARD, RECIPE, FileRecord
 from zoo.hookspecs import Architecture, Task
-from zoo.numbers import rounded, with_error
+from zoo.numbers import plural, rounded, with_error
 from zoo.training.recipe import Recipe
 
 EXPECT = "# expect:"
@@ -142,7 +142,7 @@ def expectation(card: Card) -> str:
     """What a recipe costs and gives, as the comment that stands at the top of it."""
     facts, score = card.training, card.scores[0]
     number = with_error(score.value, score.standard_error)
-    cost = f"{facts['minutes']:.0f} min on {facts['hardware']}"
+    cost = f"{facts['minutes']:.3g} min on {facts['hardware']}"
     return f"{EXPECT} {cost}; {score.name} {number} on {score.dataset} {score.split}\n"
 
 
@@ -152,8 +152,8 @@ def hardware(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     capability = torch.backends.cpu.get_cpu_capability()
     return (
-        f"{platform.machine()} CPU ({capability}), {torch.get_num_threads()} threads "
-        f"of {os.cpu_count()} cores"
+        f"{platform.machine()} CPU ({capability}), "
+        f"{plural(torch.get_num_threads(), 'thread')} of {plural(os.cpu_count() or 1, 'core')}"
     )
 
 
