@@ -6,15 +6,15 @@ Sources:
     Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2): decoder
     only, norms before each part and one at the end, learned positions, GELU, scaled residuals.
 
-Differences: none from GPT-2 with learned positions; the tests hold the two equal. Sinusoidal
-positions are added to the embeddings unscaled (Vaswani multiply the embeddings by sqrt(D)).
+Differences: none from GPT-2 with learned positions; the tests hold the two equal. With sinusoidal
+positions the embeddings are multiplied by sqrt(D) (Vaswani et al., section 3.4), since sines reach 1.
 
 Letters: B batch, T query length, S key length, D d_model, H heads, E d_head, F d_ff, V vocabulary.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -154,6 +154,7 @@ class Decoder(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         learned = config.positions == "learned"
         self.positions = LearnedPositions(config) if learned else SinusoidalPositions(config)
+        self.embedding_scale = 1.0 if learned else math.sqrt(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = LayerNorm(config.d_model, config.norm_eps)
@@ -197,7 +198,8 @@ class Decoder(nn.Module):
             length, positions, mask = T, torch.arange(T, device=ids.device)[None], None
         else:
             length, positions, mask = cache.length + T, cache.positions(T), cache.mask(T)
-        x = self.token_embedding(ids) + self.positions(positions, length)  # (B, T, D)
+        x = self.token_embedding(ids) * self.embedding_scale  # (B, T, D)
+        x = x + self.positions(positions, length)
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)
@@ -243,9 +245,15 @@ class Decoder(nn.Module):
     def to_transformers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The same model as a GPT-2 checkpoint: `config.json` and tensors.
 
-        Sinusoidal positions become the table of learned ones, up to `max_seq_len`.
+        Sinusoidal positions become the table of learned ones, up to `max_seq_len`, and since GPT-2
+        has no factor on its embeddings, the output gets a matrix of its own.
         """
-        c = self.config
+        c, state = self.config, dict(self.state_dict())
+        if c.positions == "sinusoidal":
+            state["positions.weight"] = sinusoids(c.max_seq_len, c.d_model)
+            state.setdefault("head.weight", state["token_embedding.weight"])
+            state["token_embedding.weight"] = state["token_embedding.weight"] * self.embedding_scale
+            c = replace(c, tie_embeddings=False)
         config = {
             "model_type": "gpt2",
             "architectures": ["GPT2LMHeadModel"],
@@ -262,8 +270,6 @@ class Decoder(nn.Module):
             "layer_norm_epsilon": c.norm_eps,
             "tie_word_embeddings": c.tie_embeddings,
         }
-        state = dict(self.state_dict())
-        state.setdefault("positions.weight", sinusoids(c.max_seq_len, c.d_model))
         tensors = {}
         for ours, theirs in transformers_names(c).items():
             prefix = "" if theirs == "lm_head.weight" else "transformer."

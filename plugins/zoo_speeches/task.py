@@ -1,7 +1,7 @@
 """Sentences from speeches of Obama, G. W. Bush and G. H. W. Bush: 1,553 for training, 250 a test.
 
-The data as published have no validation split: the last 155 training sentences serve as one, and
-training does without them.
+The data as published have no validation split, and the published figures are trained on all 1,553.
+So is this task; the settings of its recipes were chosen with the last 155 sentences held out.
 """
 
 from functools import cache
@@ -11,12 +11,10 @@ from zoo.tasks import LanguageModeling
 
 FILES = {
     "train": "train_LM.txt",
-    "validation": "train_LM.txt",
     "test-obama": "test_LM_obama.txt",
     "test-wbush": "test_LM_wbush.txt",
     "test-hbush": "test_LM_hbush.txt",
 }
-HELD_OUT = 155
 
 
 class Speeches(LanguageModeling):
@@ -25,16 +23,11 @@ class Speeches(LanguageModeling):
     start = ". "
 
     splits = tuple(FILES)
-    test_splits = tuple(FILES)[2:]
+    test_splits = tuple(FILES)[1:]
 
     def text(self, split: str) -> str:
         """The sentences of a split, a space between them."""
-        sentences = read(FILES[split])
-        if split == "train":
-            sentences = sentences[:-HELD_OUT]
-        elif split == "validation":
-            sentences = sentences[-HELD_OUT:]
-        return " ".join(sentences)
+        return " ".join(read(FILES[split]))
 
     def tokenizer_text(self) -> str:
         """All training sentences, those of the classification task of the same data too.

@@ -87,7 +87,13 @@ def reachable_accuracy() -> float:
 
 
 class Synthetic(LanguageModeling):
-    """The patterns as text; every split has its own seed."""
+    """The patterns as text; every split has its own seed.
+
+    Lines are read from their first word, with nothing before it.
+    """
+
+    start = ""
+    unit = NUMBERS + 2  # a name, the numbers, a line end: every row begins at a line
 
     def text(self, split: str) -> str:
         """The lines of a split, always the same."""

@@ -26,9 +26,11 @@ class LanguageModeling(BaseTask):
 
     Attributes:
         start: what stands before a text, so that its first token too is predicted from something.
+        unit: rows of training text begin at multiples of so many tokens.
     """
 
     start = "\n"
+    unit = 1
 
     @abstractmethod
     def text(self, split: str) -> str:
@@ -51,9 +53,8 @@ class LanguageModeling(BaseTask):
     ) -> "TokenBatches":
         """Rows cut from the training text, in an order drawn anew for each epoch."""
         ids = tokenizer.encode(self.start + self.text("train")).ids
-        return TokenBatches(
-            torch.tensor(ids), length=length, rows=max(1, batch_tokens // length), seed=seed
-        )
+        rows = max(1, batch_tokens // length)
+        return TokenBatches(torch.tensor(ids), length=length, rows=rows, seed=seed, unit=self.unit)
 
     def loss(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean cross-entropy of the next token, in nats."""
@@ -88,13 +89,15 @@ class TokenBatches:
         length: T.
         rows: B.
         seed: of the order.
+        unit: an epoch's offset is a multiple of it.
 
     Raises:
         TrainingError: the text is shorter than one batch.
     """
 
-    def __init__(self, ids: Tensor, *, length: int, rows: int, seed: int) -> None:
+    def __init__(self, ids: Tensor, *, length: int, rows: int, seed: int, unit: int = 1) -> None:
         self.ids, self.length, self.rows, self.seed = ids, length, rows, seed
+        self.unit = unit
         self.per_epoch = (len(ids) - length) // (length * rows)
         if self.per_epoch < 1:
             raise TrainingError(
@@ -108,7 +111,7 @@ class TokenBatches:
         epoch, index = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = np.random.default_rng([self.seed, epoch])
-            offset = int(generator.integers(self.length))
+            offset = int(generator.integers(self.length // self.unit)) * self.unit
             count = (len(self.ids) - 1 - offset) // self.length
             self._starts = torch.from_numpy(generator.permutation(count)) * self.length + offset
             self._epoch = epoch
