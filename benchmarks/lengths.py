@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--times", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--split", default="test")
+    parser.add_argument("--limit", type=int, help="the first so many tokens of the split only")
     options = parser.parse_args()
     print("| model | " + " | ".join(f"{times}x" for times in options.times) + " |")
     print("|---" * (len(options.times) + 1) + "|")
@@ -27,14 +28,18 @@ def main() -> None:
         for times in options.times:
             context = times * model.config.max_seq_len
             try:
-                scores = zoo.evaluate(model, split=options.split, context=context)
+                scores = zoo.evaluate(
+                    model, split=options.split, context=context, limit=options.limit
+                )
             except ContextLengthError:
                 cells.append("-")
                 continue
             error = scores["perplexity_per_word_stderr"]
             cells.append(with_error(scores["perplexity_per_word"], error))
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    print(f"\n{options.split} split, training length {model.config.max_seq_len}, ", end="")
+    part = f"first {options.limit:,} tokens of " if options.limit else ""
+    length = model.config.max_seq_len
+    print(f"\n{part}{options.split} split, training length {length}, ", end="")
     print(hardware(model.device))
 
 
