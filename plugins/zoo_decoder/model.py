@@ -7,7 +7,7 @@ Sources:
     only, norms before each part and one at the end, learned positions, GELU, scaled residuals.
 
 Differences: none from GPT-2 with learned positions; the tests hold the two equal. With sinusoidal
-positions the embeddings are multiplied by sqrt(D) (Vaswani et al., section 3.4), since sines reach 1.
+positions the embeddings are multiplied by sqrt(D) (Vaswani et al., section 3.4): sines reach 1.
 
 Letters: B batch, T query length, S key length, D d_model, H heads, E d_head, F d_ff, V vocabulary.
 """
