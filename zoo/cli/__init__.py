@@ -123,8 +123,8 @@ def commands() -> "Catalogue[click.Command]":
 
 
 def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    settings: dict[str, Any] = ctx.find_root().obj
-    settings["traceback"] |= value
+    settings: dict[str, Any] = ctx.find_root().ensure_object(dict)
+    settings["traceback"] = settings.get("traceback", False) or value
 
 
 TRACEBACK = click.Option(
