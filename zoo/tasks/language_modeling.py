@@ -111,7 +111,7 @@ class TokenBatches:
         epoch, index = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = np.random.default_rng([self.seed, epoch])
-            offset = int(generator.integers(self.length // self.unit)) * self.unit
+            offset = int(generator.integers(max(1, self.length // self.unit))) * self.unit
             count = (len(self.ids) - 1 - offset) // self.length
             self._starts = torch.from_numpy(generator.permutation(count)) * self.length + offset
             self._epoch = epoch
