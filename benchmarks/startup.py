@@ -14,7 +14,10 @@ import time
 
 from zoo.training.report import hardware
 
-FIRST_TOKEN = "import torch, zoo; next(iter(zoo.load('alibi-lm')('The river', stream=True)))"
+FIRST_TOKEN = (
+    "import torch, zoo; model = zoo.load('alibi-lm');"
+    "next(model('The river', stream=True, return_full_text=False))"
+)
 COMMANDS = {
     "python": ["-c", "pass"],
     "import zoo": ["-c", "import zoo"],
