@@ -47,12 +47,14 @@ storage = "float32"
 """
 LINES = {"train": 800, "validation": 20, "test": 20}
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 
 import torch
 import zoo_synthetic.task
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 torch.set_num_threads(1)
 zoo_synthetic.task.LINES = LINES
 from zoo.training import train
@@ -146,7 +148,7 @@ class Runs:
 
 def test_killed_and_interrupted_runs_end_bit_identical(tmp_path: Path) -> None:
     """kill -9 at a random moment, then Ctrl-C at another, then on to the end."""
-    text = RECIPE.format(dropout=0.2, steps=300, batch_tokens=1024, optimizer="muon", log_every=10)
+    text = RECIPE.format(dropout=0.2, steps=500, batch_tokens=1024, optimizer="muon", log_every=10)
     runs = Runs(tmp_path, text)
     seconds = random.Random(os.urandom(8))
     train(tmp_path / "recipe.toml", out=tmp_path / "whole")
@@ -155,12 +157,12 @@ def test_killed_and_interrupted_runs_end_bit_identical(tmp_path: Path) -> None:
 
     runs.stop("cut", after=moments[0], by=signal.SIGKILL)
     _, killed = checkpoint.read(tmp_path / "cut.partial")
-    assert 7 <= killed["step"] < 300
+    assert 7 <= killed["step"] < 500
 
     errors = runs.stop("cut", "resume", after=moments[1], by=signal.SIGINT)
     assert "KeyboardInterrupt" in errors
     _, interrupted = checkpoint.read(tmp_path / "cut.partial")
-    assert killed["step"] < interrupted["step"] < 300
+    assert killed["step"] < interrupted["step"] < 500
 
     runs.finish("cut", "resume")
     for name in ("model.safetensors", "config.json", "tokenizer.json", "recipe.toml"):
