@@ -10,7 +10,9 @@ The front matter holds the Hub's own keys and a `txzoo` block:
       results:
       - task: {type: text-generation}
         dataset: {name: WikiText-2, type: wikitext, split: test}
-        metrics: [{type: perplexity, name: perplexity per word, value: 113.2}]
+        metrics:
+        - {type: perplexity, name: perplexity per word, value: 113.2}
+        - {type: accuracy, name: accuracy at 512 tokens, value: 0.3, args: {context: 512}}
     txzoo:
       name: alibi-lm                 # the folder's name unless given
       summary: one line
@@ -70,6 +72,7 @@ class Score:
         dataset: name of the data set.
         split: of the data set; empty when the card does not say.
         standard_error: of the number, or None.
+        context: tokens read at once; None for what the model was trained on.
     """
 
     metric: str
@@ -78,11 +81,12 @@ class Score:
     dataset: str
     split: str
     standard_error: float | None = None
+    context: int | None = None
 
     @property
     def key(self) -> str:
-        """The name as Python spells it: `"perplexity_per_word"`."""
-        return self.name.replace(" ", "_")
+        """What `zoo.evaluate` calls it: `"perplexity_per_word"`."""
+        return self.name.removesuffix(at_context(self.context)).replace(" ", "_")
 
 
 @dataclass(frozen=True)
@@ -233,6 +237,7 @@ class Card:
                 result["dataset"]["name"],
                 split := result["dataset"].get("split") or "",
                 errors.get(split, {}).get(name),
+                (metric.get("args") or {}).get("context"),
             )
             for model in self.data.get("model-index") or ()
             for result in model["results"]
@@ -243,6 +248,11 @@ class Card:
     def _ours(self) -> Mapping[str, Any]:
         block: Mapping[str, Any] = self.data["txzoo"]
         return block
+
+
+def at_context(context: int | None) -> str:
+    """How a score's name ends when it was read at another length than the training one."""
+    return "" if context is None else f" at {context} tokens"
 
 
 def read_text(path: Path) -> str:
@@ -364,6 +374,14 @@ class _Check:
                     self.value((*where, "metrics", i, "type"), str, required=True)
                     self.value((*where, "metrics", i, "name"), str)
                     self.number((*where, "metrics", i, "value"))
+                    self.context((*where, "metrics", i))
+
+    def context(self, where: Where) -> None:
+        if self.value((*where, "args"), dict) is None:
+            return
+        context = self.value((*where, "args", "context"), int)
+        if context is not None and context < 1:
+            self.fail((*where, "args", "context"), f"must be at least 1, got {context}")
 
     def strings(self, where: Where) -> None:
         for i, _ in enumerate(self.value(where, list) or ()):

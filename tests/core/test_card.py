@@ -66,6 +66,15 @@ def test_a_card_gives_every_field() -> None:
     assert accuracy == Score("accuracy", "accuracy", 0.0, "WikiText-2", "test", None)
 
 
+def test_scores_at_other_lengths_say_so() -> None:
+    plain = "{type: accuracy, value: 0}"
+    longer = "{type: accuracy, name: accuracy at 512 tokens, value: 0.5, args: {context: 512}}"
+    score = Card.parse(TEXT.replace(plain, longer), Path("README.md")).scores[1]
+    assert (score.value, score.context, score.key) == (0.5, 512, "accuracy")
+    with pytest.raises(CardError, match=r"args.context: must be at least 1, got 0"):
+        Card.parse(TEXT.replace(plain, longer.replace("t: 512}", "t: 0}")), Path("README.md"))
+
+
 def test_a_small_card_has_plain_defaults() -> None:
     text = (
         "---\nlicense: mit\npipeline_tag: x\ntxzoo: {architecture: a, files: null, task: null}\n---"

@@ -129,6 +129,9 @@ def interrupt(_: Tensor) -> Tensor:
         ("log_every = 3", 'precision = "float16"', "precision must be float32 or bfloat16"),
         ('storage = "float32"', 'storage = "int8"', "storage must be float16 or bfloat16 or fl"),
         ("seed = 3", "seed = = 3", "is not a recipe"),
+        ("seed = 3", "contexts = 512", "recipe contexts must be a list, got 512"),
+        ("seed = 3", "contexts = [0]", "contexts must be whole numbers above 0"),
+        ("seed = 3", "contexts = ['9']", "contexts must be whole numbers above 0"),
     ],
 )
 def test_bad_recipes_name_file_and_fault(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -300,6 +303,31 @@ def test_a_run_learns_and_leaves_a_whole_folder(recipe: Recipe, tmp_path: Path) 
     assert card.data["txzoo"]["training"]["tokens"] == 60 * 256
     assert zoo.verify(str(out)).ok
     assert Recipe.read(out / "recipe.toml").training.steps == 60
+
+
+def test_a_finished_model_is_measured_at_the_recipes_contexts(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    out = tmp_path / "tiny"
+    train(recipe.with_changes(contexts=[4, 8]), out=out)
+    scores = {score.name: score for score in zoo.info(out).scores}
+    names = ["accuracy", "accuracy at 4 tokens", "accuracy at 8 tokens"]
+    assert set(names) <= set(scores)
+    for context in (4, 8):
+        found = zoo.evaluate(out, context=context)
+        score = scores[f"accuracy at {context} tokens"]
+        assert score.context == context
+        assert score.value == pytest.approx(found["accuracy"], abs=found["accuracy_stderr"] / 10)
+        assert score.standard_error == pytest.approx(found["accuracy_stderr"], rel=0.06)
+    checks = {check.claim: check for check in zoo.verify(str(out)).checks}
+    assert checks["accuracy at 4 tokens (test)"].ok and checks["accuracy at 8 tokens (test)"].ok
+    card = zoo.info(out)
+    for metric in card.data["model-index"][0]["results"][0]["metrics"]:
+        if metric["name"] == "accuracy at 4 tokens":
+            metric["value"] = 0.999
+    card.write(out)
+    failed = [check.claim for check in zoo.verify(str(out)).checks if not check.ok]
+    assert failed == ["accuracy at 4 tokens (test)"]
 
 
 def test_same_seed_same_weights(recipe: Recipe, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from zoo import __version__
+from zoo.card import Score
 from zoo.errors import DataNotFoundError, MissingExtraError
 from zoo.evaluation.evaluate import evaluate
 from zoo.folder import sha256
 from zoo.loading import info, load
+from zoo.model import Model
 from zoo.registry import registry
 
 
@@ -76,19 +78,23 @@ def verify(ref: str) -> Report:
         parameters = sum(p.numel() for p in model.module.parameters())
         claimed = card.parameters
         checks.append(Check("parameters", str(claimed), str(parameters), claimed == parameters))
-        checks += [check for split in _splits(ref) for check in _scores(ref, split)]
+        checks += [check for group in _together(card.scores) for check in _scores(model, group)]
     return Report(card.name, tuple(checks))
 
 
-def _splits(ref: str) -> list[str]:
-    return list(dict.fromkeys(score.split for score in info(ref).scores))
+def _together(scores: list[Score]) -> list[list[Score]]:
+    """The scores that one measurement gives: of one split, read at one length."""
+    groups: dict[tuple[str, int | None], list[Score]] = {}
+    for score in scores:
+        groups.setdefault((score.split, score.context), []).append(score)
+    return list(groups.values())
 
 
-def _scores(ref: str, split: str) -> list[Check]:
-    """Measure one split, and hold each of its claimed scores against it."""
-    claimed = [score for score in info(ref).scores if score.split == split]
+def _scores(model: Model, claimed: list[Score]) -> list[Check]:
+    """Measure once, and hold each claimed score against it."""
+    split, context = claimed[0].split, claimed[0].context
     try:
-        found = evaluate(ref, split=split)
+        found = evaluate(model, split=split, context=context)
     except (DataNotFoundError, MissingExtraError) as error:
         return [
             Check(f"{score.name} ({split})", f"{score.value:g}", "", None, str(error))
@@ -96,7 +102,7 @@ def _scores(ref: str, split: str) -> list[Check]:
         ]
     checks = []
     for score in claimed:
-        value = found[score.name.replace(" ", "_")]
+        value = found[score.key]
         bar = score.standard_error or 0.0
         ok = abs(value - score.value) <= bar
         note = f"{'within' if ok else 'outside'} its error bar of {bar:g}"

@@ -404,7 +404,7 @@ def _finish(run: Run, folder: Path) -> None:
         },
     )
     card.write(folder / CARD)
-    measure(folder, run.task_entry, run.task.test_splits)
+    measure(folder, run.task_entry, run.task.test_splits, recipe.contexts)
 
 
 def _precision(settings: TrainingSettings) -> str:

@@ -18,6 +18,7 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     float: ((int, float), "a number"),
     str: ((str,), "a text"),
     tuple[float, float]: ((list, tuple), "a list"),
+    tuple[int, ...]: ((list, tuple), "a list"),
 }
 
 
@@ -95,6 +96,8 @@ class Recipe:
         tokenizer: settings of the task's tokenizer; empty where there is none.
         config: of the architecture, without `vocab_size`, which the tokenizer gives.
         training: sizes of the run.
+        contexts: tokens read at once at which the finished model is measured too, besides the
+            length it was trained on.
         source: the file it was read from.
     """
 
@@ -105,6 +108,7 @@ class Recipe:
     seed: int = 1
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    contexts: tuple[int, ...] = ()
     source: Path | None = None
 
     @classmethod
@@ -130,11 +134,15 @@ class Recipe:
         _check_values("recipe", cls, values)
         if values.get("seed", 0) < 0:
             raise RecipeError(f"recipe seed must not be below 0, got {values['seed']}")
+        contexts = tuple(values.get("contexts", ()))
+        if any(type(context) is not int or context < 1 for context in contexts):
+            raise RecipeError(f"recipe contexts must be whole numbers above 0, got {contexts}")
         settings: dict[str, Any] = dict(values["training"])
         _check_values("[training]", TrainingSettings, settings)
         if "betas" in settings:
             settings["betas"] = tuple(settings["betas"])
-        return cls(**{**values, "training": TrainingSettings(**settings), "source": source})
+        parts = {"training": TrainingSettings(**settings), "contexts": contexts, "source": source}
+        return cls(**{**values, **parts})
 
     def with_changes(self, **changes: Any) -> Self:
         """A copy with other values; a key is one of the recipe, of [training], or of [config]."""
@@ -155,6 +163,7 @@ class Recipe:
     def dump(self) -> str:
         """The recipe as TOML, every default written out."""
         head = {k: getattr(self, k) for k in ("architecture", "task", "seed")}
+        head |= {"contexts": self.contexts} if self.contexts else {}
         tables = {"tokenizer": self.tokenizer, "config": self.config}
         lines = [f"{k} = {_toml(v)}" for k, v in head.items()]
         for title, table in {**tables, "training": dataclasses.asdict(self.training)}.items():

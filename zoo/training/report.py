@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from zoo.card import Card
+from zoo.card import Card, at_context
 from zoo.evaluation import evaluate
 from zoo.folder import CARD, RECIPE, FileRecord
 from zoo.hookspecs import Architecture, Task
+from zoo.loading import load
 from zoo.numbers import plural, rounded, with_error
 from zoo.training.recipe import Recipe
 
@@ -90,16 +91,22 @@ def new_card(
     return Card(data=data, text=prose, path=folder / CARD)
 
 
-def measure(folder: Path, task: Task, splits: Sequence[str]) -> None:
+def measure(folder: Path, task: Task, splits: Sequence[str], contexts: Sequence[int] = ()) -> None:
     """Measure a model folder, put the scores on its card and the expectation on its recipe.
 
     Args:
         folder: a complete one; its weights are measured as they are stored.
         task: what is measured.
         splits: of the task.
+        contexts: tokens read at once, besides the length it was trained on.
     """
     card = Card.read(folder)
-    results = {split: evaluate(folder.absolute(), split=split) for split in splits}
+    model = load(str(folder.absolute()))
+    results = {
+        (split, context): evaluate(model, split=split, context=context)
+        for split in splits
+        for context in (None, *contexts)
+    }
     add_scores(card, task, results)
     recipe = folder / RECIPE
     lines = recipe.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -109,31 +116,35 @@ def measure(folder: Path, task: Task, splits: Sequence[str]) -> None:
     card.write(folder)
 
 
-def add_scores(card: Card, task: Task, results: Mapping[str, Mapping[str, float]]) -> None:
+def add_scores(
+    card: Card, task: Task, results: Mapping[tuple[str, int | None], Mapping[str, float]]
+) -> None:
     """Put measured scores on a card, with no more digits than their standard errors support.
 
     Args:
         card: changed in place.
         task: what was measured.
-        results: by split, as `zoo.evaluate` returns them.
+        results: what `zoo.evaluate` returns, by split and context; the context is None for the
+            length that the model was trained on, for others only the first metric is kept.
     """
-    entries = []
-    errors: dict[str, dict[str, float]] = {}
-    for split, values in results.items():
-        metrics, errors[split] = [], {}
-        for name in task.metrics:
-            words, error = name.replace("_", " "), values[f"{name}_stderr"]
-            value, error = rounded(values[name], error)
+    metrics: dict[str, list[dict[str, Any]]] = {split: [] for split, _ in results}
+    errors: dict[str, dict[str, float]] = {split: {} for split, _ in results}
+    for (split, context), values in results.items():
+        for name in task.metrics if context is None else task.metrics[:1]:
+            words = name.replace("_", " ") + at_context(context)
+            value, error = rounded(values[name], values[f"{name}_stderr"])
             kind = "perplexity" if name.startswith("perplexity") else name
-            metrics.append({"type": kind, "name": words, "value": value})
+            args = {} if context is None else {"args": {"context": context}}
+            metrics[split].append({"type": kind, "name": words, "value": value, **args})
             errors[split][words] = error
-        entries.append(
-            {
-                "task": {"type": task.pipeline},
-                "dataset": {"name": task.name, "type": task.name, "split": split},
-                "metrics": metrics,
-            }
-        )
+    entries = [
+        {
+            "task": {"type": task.pipeline},
+            "dataset": {"name": task.name, "type": task.name, "split": split},
+            "metrics": measured,
+        }
+        for split, measured in metrics.items()
+    ]
     card.data["model-index"] = [{"name": card.name, "results": entries}]
     card.data["txzoo"]["standard_error"] = errors
 
