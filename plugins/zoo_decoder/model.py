@@ -171,7 +171,10 @@ class Decoder(nn.Module):
         return self.config.max_seq_len if self.config.positions == "learned" else None
 
     def reset_parameters(self) -> None:
-        """GPT-2's: normal with deviation 0.02, on the residual path divided by sqrt(2 n_layers)."""
+        """GPT-2's: normal with deviation 0.02, on the residual path divided by sqrt(2 n_layers).
+
+        Token embeddings that are not the output too begin at the scale that the blocks write on.
+        """
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 residual = name.endswith(("out.weight", "down.weight"))
@@ -179,6 +182,8 @@ class Decoder(nn.Module):
                 nn.init.normal_(parameter, std=deviation)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+        if self.head is not None:
+            nn.init.normal_(self.token_embedding.weight, std=1 / self.embedding_scale)
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Logits of the next token at every position.

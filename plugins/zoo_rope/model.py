@@ -163,12 +163,17 @@ class RopeDecoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal with deviation 0.02, on the residual path divided by sqrt(2 n_layers) (GPT-2)."""
+        """Normal with deviation 0.02, on the residual path divided by sqrt(2 n_layers) (GPT-2).
+
+        Token embeddings that are not the output too begin at the scale that the blocks write on.
+        """
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 residual = name.endswith(("out.weight", "down.weight"))
                 deviation = 0.02 / math.sqrt(2 * self.config.n_layers) if residual else 0.02
                 nn.init.normal_(parameter, std=deviation)
+        if self.head is not None:
+            nn.init.normal_(self.token_embedding.weight)
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Logits of the next token at every position.

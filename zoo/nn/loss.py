@@ -17,10 +17,12 @@ class _CrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=logits.device)
         for start in range(0, len(logits), ROWS):
             rows, right = logits[start : start + ROWS].float(), targets[start : start + ROWS, None]
-            normaliser = rows.logsumexp(dim=1, keepdim=True)  # (R, 1)
-            total += (normaliser - rows.gather(1, right)).sum()
-            chances = (rows - normaliser).exp_()
-            chances.scatter_add_(1, right, torch.full_like(normaliser, -1.0))
+            chances = rows - rows.amax(dim=1, keepdim=True)  # (R, V)
+            logits_of_right = chances.gather(1, right)  # (R, 1)
+            sums = chances.exp_().sum(dim=1, keepdim=True)  # (R, 1)
+            total += (sums.log() - logits_of_right).sum()
+            chances.div_(sums)
+            chances.scatter_add_(1, right, torch.full_like(sums, -1.0))
             gradient[start : start + ROWS] = chances
         ctx.save_for_backward(gradient)
         return (total / len(logits)).float()

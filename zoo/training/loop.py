@@ -22,6 +22,7 @@ from zoo.model import Model
 from zoo.registry import registry, resolve
 from zoo.tasks import BaseTask, Batches
 from zoo.training import checkpoint
+from zoo.training.memory import keep_freed_memory
 from zoo.training.muon import Muon
 from zoo.training.progress import Progress
 from zoo.training.recipe import Recipe, TrainingSettings
@@ -59,6 +60,7 @@ def train(
     if not isinstance(recipe, Recipe):
         recipe = find_recipe(recipe)
     recipe = recipe.with_changes(**overrides)
+    keep_freed_memory()
     out = Path(out)
     partial = out.with_name(out.name + ".partial")
     accelerator = Accelerator(mixed_precision=_precision(recipe.training))
