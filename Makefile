@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODELS := $(patsubst %/recipe.toml,%,$(wildcard plugins/*/models/*/recipe.toml))
 
-.PHONY: demo test lint train-all clean
+.PHONY: demo test lint docs train-all clean
 
 demo: $(STAMP)  ## run every bundled model once
 	$(BIN)/txzoo demo
@@ -21,13 +21,16 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)  ## build the documentation into site/; a warning fails
+	$(BIN)/mkdocs build --strict
+
 train-all: $(STAMP)  ## train all bundled models anew into runs/ (needs TXZOO_DATA or the network)
 	for model in $(MODELS); do \
 	  $(BIN)/txzoo train $$model/recipe.toml --out runs/$$(basename $$model) || exit 1; \
 	done
 
 clean:  ## remove the environment and everything made
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "txzoo needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 1; }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zoo.loading import list_tasks as list_tasks
     from zoo.loading import load as load
     from zoo.model import Model as Model
+    from zoo.publishing import publish as publish
     from zoo.training import train as train
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ _HOMES = {
     "list_plugins": "zoo.loading",
     "list_tasks": "zoo.loading",
     "load": "zoo.loading",
+    "publish": "zoo.publishing",
     "train": "zoo.training",
     "verify": "zoo.evaluation",
 }
@@ -76,6 +78,7 @@ __all__ = [  # noqa: F822 - resolved by __getattr__
     "list_plugins",
     "list_tasks",
     "load",
+    "publish",
     "train",
     "verify",
 ]

@@ -1,10 +1,10 @@
 """Attention weights of a text, as tensors and as a picture."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.charts import LABEL_INCHES, SHADES, draw_weights
 from zoo.errors import InputError, MissingExtraError
 from zoo.pipelines import encode, tokenizer_of
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from zoo.model import Model
 
-LABEL_INCHES = 0.125  # room of one token's label at 7 points
 SHOWN = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣"})  # else invisible
 
 
@@ -64,7 +63,6 @@ def draw(maps: "Sequence[Tensor]", tokens: Sequence[str], out: Path, *, title: s
         MissingExtraError: matplotlib is not installed.
     """
     try:
-        from matplotlib.colors import PowerNorm
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("Drawing attention", "plot") from error
@@ -75,33 +73,17 @@ def draw(maps: "Sequence[Tensor]", tokens: Sequence[str], out: Path, *, title: s
 
     rows, columns, T = len(maps), max(len(heads) for heads in maps), len(tokens)
     side = min(max(1.5, LABEL_INCHES * T), 5.0)  # inches of a panel
-    every = math.ceil(T * LABEL_INCHES / side)  # label each token, or every so manyth
-    ticks = range(0, T, every)
-    names = [tokens[tick] for tick in ticks]
     figure = Figure(figsize=(columns * side + 2.0, rows * side + 2.2), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
-    style = {"fontsize": 7, "parse_math": False}  # a dollar sign is a token, not a formula
     for layer, heads in enumerate(maps):
         for head, weights in enumerate(heads):
             panel = panels[layer, head]
-            # the square root shows small weights too; the bar beside says what a colour means
-            norm = PowerNorm(0.5, vmin=0, vmax=1)
-            image = panel.imshow(weights.cpu().numpy(), cmap="Blues", norm=norm, aspect="equal")
+            at_edge = {"left": head == 0, "below": layer == rows - 1}
+            image = draw_weights(panel, weights, tokens, side=side, cmap="Blues", **at_edge)
             panel.set_title(f"layer {layer + 1} · head {head + 1}", fontsize=8)
-            panel.set_xticks([])
-            panel.set_yticks([])
-            if layer == rows - 1:
-                panel.set_xticks(ticks, names, rotation=90, **style)
-            if head == 0:
-                panel.set_yticks(ticks, names, **style)
-            panel.tick_params(length=2)
-            if every == 1:  # lines between cells, to follow a row from its label
-                edges = [tick + 0.5 for tick in range(T - 1)]
-                panel.vlines(edges, -0.5, T - 0.5, color="0.88", linewidth=0.5)
-                panel.hlines(edges, -0.5, T - 0.5, color="0.88", linewidth=0.5)
         for panel in panels[layer, len(heads) :]:
             panel.set_visible(False)
-    bar = figure.colorbar(image, ax=panels, shrink=0.6, pad=0.01, ticks=[0, 0.05, 0.2, 0.5, 1])
+    bar = figure.colorbar(image, ax=panels, shrink=0.6, pad=0.01, ticks=SHADES)
     bar.set_label("attention weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figure.supylabel("the token that looks", fontsize=9)

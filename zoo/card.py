@@ -5,6 +5,7 @@ The front matter holds the Hub's own keys and a `txzoo` block:
     license: cc-by-sa-4.0            # required
     pipeline_tag: text-generation    # required
     datasets: [wikitext]
+    base_model: owner/name           # of one that was tuned, not trained from scratch
     model-index:                     # scores, in the Hub's format
     - name: alibi-lm
       results:
@@ -36,14 +37,15 @@ from typing import Any, NoReturn
 
 import yaml
 
-from zoo.errors import CardError
-from zoo.folder import CARD, WEIGHTS, FileRecord, stays_inside
+from zoo.errors import CONTROLS, CardError
+from zoo.folder import CARD, MOST_TEXT, WEIGHTS, FileRecord, member, stays_inside
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is eight times faster
 FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-REPO = re.compile(r"[\w.-]+/[\w.-]+")
+REPO = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
+DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 Where = tuple[str | int, ...]
 
@@ -109,9 +111,13 @@ class Card:
 
         Raises:
             CardError: there is none, or it does not hold what a card must; names file, line, field.
+            FolderError: the folder's card is a link to a place outside.
         """
         path = Path(place)
-        path = path / CARD if path.is_dir() else path
+        if path.is_dir():
+            path = path / CARD
+            if path.is_symlink():
+                member(path.parent, CARD)  # refuses one that leaves the folder
         return cls.parse(read_text(path), path)
 
     @classmethod
@@ -128,8 +134,13 @@ class Card:
 
     def dump(self) -> str:
         """The text of the card, front matter and prose."""
-        front = yaml.safe_dump(
-            dict(self.data), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+        front = yaml.dump(
+            dict(self.data),
+            Dumper=_Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=None,
+            width=100,
         )
         return f"---\n{front}---\n{self.text}"
 
@@ -177,6 +188,12 @@ class Card:
     def datasets(self) -> list[str]:
         """The Hub's names of the data it was trained on."""
         return list(self.data.get("datasets") or ())
+
+    @property
+    def base_models(self) -> list[str]:
+        """The Hub's names of the models it was made from; none for one trained from scratch."""
+        base = self.data.get("base_model") or []
+        return [base] if isinstance(base, str) else list(base)
 
     @property
     def architecture(self) -> str:
@@ -250,6 +267,14 @@ class Card:
         return block
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes a value that stands twice twice: aliases are refused when a card is read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Never use one."""
+        return True
+
+
 def at_context(context: int | None) -> str:
     """How a score's name ends when it was read at another length than the training one."""
     return "" if context is None else f" at {context} tokens"
@@ -259,9 +284,13 @@ def read_text(path: Path) -> str:
     """The text of a card file.
 
     Raises:
-        CardError: there is no such file, or it is not UTF-8.
+        CardError: there is no such file, it is none that holds text, or it is not UTF-8.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device would never end
+            raise CardError(f"{path}: a card is a file")
+        if path.stat().st_size > MOST_TEXT:
+            raise CardError(f"{path}: larger than any card: {path.stat().st_size} bytes")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CardError(f"{path}: not UTF-8: {error}") from error
@@ -281,24 +310,58 @@ def split_front_matter(text: str, path: Path) -> tuple[str, str]:
     return match[1], text[match.end() :]
 
 
+_DEEPEST = 50  # levels of nesting; cards have seven
+_SAFE_OPENERS = 500  # a card without scores at ten lengths has fewer, and no stack is too small
+# what PyYAML's constructors raise on tags whose value does not fit: !!int "", !!bool maybe, ...
+_YAML_SURPRISES = (
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
+
+
 def parse_front_matter(source: str, path: Path) -> dict[str, Any]:
     """The values of front matter.
 
     Raises:
-        CardError: it is not a YAML mapping.
+        CardError: it is not a YAML mapping, or has aliases or a nesting that can harm.
     """
     try:
+        _refuse_bombs(source, path)
         data = yaml.load(source, LOADER)
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark.line + 2) if error.problem_mark else 1
         raise CardError(
             f"{path}:{line}: not valid YAML: {error.problem or error.context}"
         ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, *_YAML_SURPRISES) as error:
         raise CardError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise CardError(f"{path}:1: the front matter must be a mapping of keys to values")
     return data
+
+
+def _refuse_bombs(source: str, path: Path) -> None:
+    """Raise for aliases, and for a nesting so deep that the C loader would overflow its stack."""
+    openers = sum(map(source.count, "[{-?:"))  # each level of nesting takes one of them
+    if "*" not in source and openers <= _SAFE_OPENERS:
+        return
+    depth = 0
+    for event in yaml.parse(source, LOADER):
+        line = event.start_mark.line + 2 if event.start_mark else 1
+        if isinstance(event, yaml.AliasEvent):
+            raise CardError(
+                f"{path}:{line}: not valid YAML for a card: an alias, *{event.anchor}: write it out"
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise CardError(
+                f"{path}:{line}: not valid YAML for a card: nested more than {_DEEPEST} deep"
+            )
 
 
 class _Check:
@@ -320,6 +383,10 @@ class _Check:
         self.value(("license",), str, required=True)
         self.value(("pipeline_tag",), str, required=True)
         self.strings(("datasets",))
+        if isinstance(self.data.get("base_model"), list):
+            self.strings(("base_model",))
+        else:
+            self.value(("base_model",), str)
         self.value(("txzoo",), dict, required=True)
         self.value(("txzoo", "architecture"), str, required=True)
         for key in ("name", "summary", "task", "example"):
@@ -329,6 +396,8 @@ class _Check:
             self.fail(("txzoo", "parameters"), "must not be below 0")
         for name in self.value(("txzoo", "requires"), dict) or ():
             self.value(("txzoo", "requires", name), str, required=True)
+            if not isinstance(name, str) or not DISTRIBUTION.fullmatch(name):
+                self.fail(("txzoo", "requires"), f"{name!r} cannot be a distribution's name")
         self.files()
         self.hub()
         for split in self.value(("txzoo", "standard_error"), dict) or ():
@@ -407,7 +476,9 @@ class _Check:
         if not isinstance(value, kind) or isinstance(value, bool):
             names = {str: "text", int: "a whole number", dict: "a mapping", list: "a list"}
             wanted = "a number" if isinstance(kind, tuple) else names[kind]
-            self.fail(where, f"must be {wanted}, got {value!r}")
+            self.fail(where, f"must be {wanted}, got {value!r:.80}")
+        if isinstance(value, str) and CONTROLS.search(value):
+            self.fail(where, f"holds a character that controls terminals: {value!r:.80}")
         return value
 
     def fail(self, where: Where, problem: str) -> NoReturn:

@@ -1,11 +1,22 @@
 """Every error a user can meet. Each says what happened, the values, and the way out."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# terminals obey the first kind, the second kind shows a text in another order than it has
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\u202a-\u202e\u2066-\u2069]")
+
 
 class ZooError(Exception):
-    """Base of all txzoo errors: one clear line, no traceback needed to understand it."""
+    """Base of all txzoo errors: one clear line, no traceback needed to understand it.
+
+    What files of strangers bring into the line cannot break it or control a terminal.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        line = re.sub(r"\s*\n\s*", " ", message)
+        super().__init__(CONTROLS.sub(lambda sign: ascii(sign[0])[1:-1], line))
 
 
 class UnknownNameError(ZooError, KeyError):
@@ -85,3 +96,11 @@ class DataNotFoundError(ZooError):
 
 class TrainingError(ZooError):
     """A training run that cannot start or go on."""
+
+
+class HubError(ZooError):
+    """The Hub refuses, lacks what is asked for, or is not reached."""
+
+
+class PublishError(ZooError):
+    """A model folder that is not fit to be published; names everything that is missing."""

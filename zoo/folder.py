@@ -12,8 +12,9 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from zoo.errors import FolderError, HashMismatchError, UnsafeFileError, WeightsError
 
@@ -33,6 +34,9 @@ LOG = "training.jsonl"
 FILES = (CARD, CONFIG, WEIGHTS, TOKENIZER, RECIPE, LOG)
 
 UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
+MOST_TEXT = 4 << 20  # bytes of a card or a configuration; real ones have some thousand
+MOST_HEADER = 100_000_000  # bytes of a safetensors header, the library's own limit
+MOST_AXES = 64  # of a tensor; torch itself takes no more in most of its functions
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
@@ -76,11 +80,10 @@ def member(folder: Path, name: str) -> Path:
     if not stays_inside(name):
         raise FolderError(f"{folder}: the path {name!r} leaves the model folder")
     path = folder / name
-    root = folder.resolve()
-    if root.parent.name == "snapshots":  # in the Hub's cache, files link to ../../blobs
-        root = root.parent.parent
+    roots = _roots(folder)
     try:
-        inside, is_file = path.resolve().is_relative_to(root), path.is_file()
+        place, is_file = path.resolve(), path.is_file()
+        inside = any(place.is_relative_to(root) for root in roots)
     except (OSError, RuntimeError) as error:  # a loop of links, a name too long
         raise FolderError(f"{folder}: no such file can be: {error}") from error
     if not inside:
@@ -88,6 +91,15 @@ def member(folder: Path, name: str) -> Path:
     if not is_file:
         raise FolderError(f"{folder} has no file {name}; a model folder holds {', '.join(FILES)}")
     return path
+
+
+def _roots(folder: Path) -> tuple[Path, ...]:
+    """Where the files of a folder may lie: in it; for the Hub's cache, where its links lead."""
+    root = folder.resolve()
+    repository = root.parent.parent
+    if root.parent.name == "snapshots" and repository.name.startswith("models--"):
+        return root, repository / "blobs", repository.parent / "blobs"
+    return (root,)
 
 
 def check_files(card: "Card", folder: Path) -> None:
@@ -119,15 +131,21 @@ def read_config(folder: Path) -> dict[str, Any]:
         FolderError: it is missing, or not a JSON object.
     """
     path = member(folder, CONFIG)
+    if (size := path.stat().st_size) > MOST_TEXT:
+        raise FolderError(f"{path} has {size} bytes, a configuration has at most {MOST_TEXT}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise FolderError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FolderError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise FolderError(f"{path}: must hold a JSON object, not {type(config).__name__}")
     return config
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON number")
 
 
 def find_weights(folder: Path) -> Path:
@@ -140,7 +158,7 @@ def find_weights(folder: Path) -> Path:
     if not (folder / WEIGHTS).exists():
         for path in sorted(folder.iterdir()):
             if path.suffix in UNSAFE_SUFFIXES:
-                raise _unsafe(path)
+                raise unsafe(path)
         if (folder / f"{WEIGHTS}.index.json").exists():
             raise FolderError(
                 f"{folder} holds weights in several files; save them as one {WEIGHTS}"
@@ -156,7 +174,7 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
         WeightsError: it is damaged, or holds a number that is not finite.
     """
     if path.suffix in UNSAFE_SUFFIXES:
-        raise _unsafe(path)
+        raise unsafe(path)
     _check_header(path)
     import torch
     from safetensors import SafetensorError
@@ -164,7 +182,7 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
 
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} is damaged: {error}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.numel():
@@ -271,7 +289,8 @@ def save_folder(
     return records
 
 
-def _unsafe(path: Path) -> UnsafeFileError:
+def unsafe(path: Path) -> UnsafeFileError:
+    """The error for weights in a format that can run code."""
     return UnsafeFileError(
         f"{path} can run code when it is read (a pickle), so it is refused; "
         f"only safetensors weights are read: save them as {WEIGHTS}"
@@ -279,7 +298,40 @@ def _unsafe(path: Path) -> UnsafeFileError:
 
 
 def _check_header(path: Path) -> None:
-    """Read the JSON header of a safetensors file: 8 bytes of length, then names and offsets."""
+    """Read the JSON header of a safetensors file: 8 bytes of length, then names and offsets.
+
+    The library checks it again when it reads; what it does not say clearly, or leaves to torch, is
+    said here.
+    """
+    header, start = _read_header(path)
+    size = path.stat().st_size
+    ends = [start]
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        except (TypeError, LookupError, ValueError) as error:
+            raise WeightsError(
+                f"{path} is damaged, its header does not parse: tensor {name!r} is {entry!r:.60}"
+            ) from error
+        if dtype not in DTYPES:
+            raise WeightsError(f"{path}: tensor {name} is {dtype}; read are {', '.join(DTYPES)}")
+        known = isinstance(shape, list) and len(shape) <= MOST_AXES
+        if not known or not all(_is_count(n, 1 << 62) for n in (*shape, begin, end)):
+            raise WeightsError(
+                f"{path} is damaged, its header does not parse: tensor {name!r} is {entry!r:.90}"
+            )
+        if begin > end or prod(shape) > size:
+            raise WeightsError(f"{path} is damaged: tensor {name!r} cannot lie in {size} bytes")
+        ends.append(start + end)
+    if size != max(ends):
+        state = "cut off" if size < max(ends) else "damaged"
+        raise WeightsError(f"{path} is {state}: it has {size} bytes, its header says {max(ends)}")
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where its data begin."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(9)
@@ -287,10 +339,14 @@ def _check_header(path: Path) -> None:
         if len(start) < 9 or start[8:] != b"{":
             # zip archives hold what torch.save writes, 0x80 opens a bare pickle
             if start.startswith((b"PK\x03\x04", b"\x80")):
-                raise _unsafe(path)
+                raise unsafe(path)
             raise WeightsError(f"{path} is not a safetensors file, or is cut off: {size} bytes")
         if 8 + length > size:
             raise WeightsError(f"{path} is cut off: its header ends past its {size} bytes")
+        if length > MOST_HEADER:
+            raise WeightsError(
+                f"{path} has a header of {length} bytes, at most {MOST_HEADER} are read"
+            )
         file.seek(8)
         text = file.read(length)
 
@@ -303,20 +359,14 @@ def _check_header(path: Path) -> None:
         return values
 
     try:
-        header = json.loads(text, object_pairs_hook=once)
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        dtypes = {name: entry["dtype"] for name, entry in tensors.items()}
-        expected = (
-            8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        )
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        header: dict[str, Any] = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged, its header does not parse: {error}") from error
-    for name, dtype in dtypes.items():
-        if dtype not in DTYPES:
-            raise WeightsError(f"{path}: tensor {name} is {dtype}; read are {', '.join(DTYPES)}")
-    if size != expected:
-        state = "cut off" if size < expected else "damaged"
-        raise WeightsError(f"{path} is {state}: it has {size} bytes, its header says {expected}")
+    return header, 8 + length
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most
 
 
 def _some(names: list[str]) -> str:

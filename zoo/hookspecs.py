@@ -5,7 +5,7 @@ A plugin is a module named by an entry point of group `txzoo`. It implements any
 `"zoo_alibi.model:AlibiDecoder"` is imported when it is used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,12 @@ import pluggy
 
 hookspec = pluggy.HookspecMarker("txzoo")
 hookimpl = pluggy.HookimplMarker("txzoo")
+
+# A plugin may say `TXZOO_HOOKS = 1`: the version of the hooks it was written for, 1 unless said.
+# The version goes up when a hook's arguments or what it must return change, see docs/stability.md.
+HOOKS_VERSION = 1
+OLDEST_HOOKS_VERSION = 1
+RENAMED_HOOKS: dict[str, str] = {}  # old name to new; the old one works, and warns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +30,14 @@ class Entry:
         name: lower case with hyphens.
         target: what it is, as `"package.module:Class"`, imported on first use.
         summary: one line for listings.
+        expected_failures: checks of the conformance kit that it does not pass, and why: number to
+            reason. One that does pass is then a failure.
     """
 
     name: str = field(kw_only=False)
     target: str
     summary: str = ""
+    expected_failures: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +47,13 @@ class Architecture(Entry):
     Attributes:
         paper: where the idea comes from, as a link or an arXiv number.
         model_types: `model_type`s of the `transformers` checkpoints `from_transformers` reads.
+        tiny: values of small configs that the conformance kit tries, beside its own for the field's
+            words; one for each variant that deserves it.
     """
 
     paper: str = ""
     model_types: tuple[str, ...] = ()
+    tiny: tuple[Mapping[str, Any], ...] = field(default=({},), hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """From a name, an address or a folder to a model; and the listings, which read cards only."""
 
 import os
-import re
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,17 +35,22 @@ from zoo.folder import (
     read_config,
     read_weights,
 )
-from zoo.plugins import Plugin
+from zoo.hub import ADDRESS, fetch, parse_address
+from zoo.plugins import Plugin, one_line
 from zoo.registry import registry, resolve
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
-    from torch import nn
+    from torch import Tensor, nn
 
     from zoo.model import Model
 
-HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@(.+))?")
+    Tensors = Mapping[str, Tensor]
+
+MOST_REASON = 200  # characters of somebody else's error
+USUAL_SIZE = 1 << 16  # no size up to this can fill a memory that holds the weights
+SPARE_NUMBERS = 1 << 26  # what a module may have beyond four times its weights
 
 
 def list_models(
@@ -153,7 +158,21 @@ def info(ref: str | Path) -> Card:
     Raises:
         ZooError: as in `load`.
     """
-    return _find(ref, None, None, patterns=[CARD, CONFIG]).card
+    return _find(ref, None, None, names=(CARD, CONFIG)).card
+
+
+def locate(ref: str | Path, *, revision: str | None = None, offline: bool | None = None) -> "Found":
+    """Where a model lies, fetched from the Hub when it lies there; nothing of it is loaded.
+
+    Args:
+        ref: as in `load`.
+        revision: as in `load`.
+        offline: as in `load`.
+
+    Raises:
+        ZooError: as in `load`.
+    """
+    return _find(ref, revision, offline, names=FILES)
 
 
 def load(
@@ -181,8 +200,9 @@ def load(
         WeightsError: its weights are damaged, or others than the card says.
         ConfigError: its configuration does not fit the architecture.
         UnsafeFileError: its weights are a pickle.
+        HubError: the Hub refuses, lacks it or is not reached, and neither is it in the cache.
     """
-    found = _find(ref, revision, offline, patterns=list(FILES))
+    found = locate(ref, revision=revision, offline=offline)
     build = _load_foreign if found.foreign else _load_ours
     module, tokenizer = build(found)
     from zoo.model import Model
@@ -201,7 +221,7 @@ def load(
     return model
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """Where a model lies.
 
     Attributes:
@@ -216,63 +236,38 @@ class _Found(NamedTuple):
 
 
 def _find(
-    ref: str | Path, revision: str | None, offline: bool | None, *, patterns: list[str]
-) -> _Found:
-    """Where a reference leads; of what lies on the Hub, the files of `patterns` are fetched."""
+    ref: str | Path, revision: str | None, offline: bool | None, *, names: Sequence[str]
+) -> Found:
+    """Where a reference leads; of what lies on the Hub, the files `names` are fetched."""
     if isinstance(ref, str) and ref.startswith("hf://"):
-        return _from_hub(ref, revision, offline, patterns)
+        return _from_hub(ref, revision, offline, names)
     if revision is not None:
         raise InputError(
             f"revision={revision!r} is for models on the Hub, {str(ref)!r} is not there"
         )
     if isinstance(ref, Path) or _is_path(ref):
-        return _from_folder(Path(ref), offline, patterns)
+        return _from_folder(Path(ref), offline, names)
     try:
         card = registry().models.get(ref)
     except UnknownNameError:
         if os.path.exists(ref):
-            return _from_folder(Path(ref), offline, patterns)
+            return _from_folder(Path(ref), offline, names)
         raise
-    return _follow(card, offline, patterns)
+    return _follow(card, offline, names)
 
 
-def _follow(card: Card, offline: bool | None, patterns: list[str]) -> _Found:
+def _follow(card: Card, offline: bool | None, names: Sequence[str]) -> Found:
     """Where the files of a card of ours are: beside it, or where it points."""
-    if card.hub is None or WEIGHTS not in patterns:
-        return _Found(card, card.folder)
-    return _Found(card, _snapshot(card.hub.repo, card.hub.revision, offline, patterns))
+    if card.hub is None or WEIGHTS not in names:
+        return Found(card, card.folder)
+    folder = fetch(card.hub.repo, card.hub.revision, offline=offline, names=names)
+    return Found(card, folder, foreign="architecture" not in read_config(folder))
 
 
-def _from_hub(ref: str, revision: str | None, offline: bool | None, patterns: list[str]) -> _Found:
-    match = HUB.fullmatch(ref)
-    if match is None:
-        raise InputError(f"{ref!r} is not an address on the Hub; it reads hf://owner/name@revision")
-    repo, pinned = match.groups()
-    if revision and pinned and revision != pinned:
-        raise InputError(f"{ref!r} names one revision and revision={revision!r} another")
-    folder = _snapshot(repo, revision or pinned, offline, patterns)
-    return _from_folder(folder, offline, patterns, name=repo.partition("/")[2])
-
-
-def _snapshot(repo: str, revision: str | None, offline: bool | None, patterns: list[str]) -> Path:
-    """The files of a Hub repository that match, in `TXZOO_HOME` or the Hub's own cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=patterns,
-                local_files_only=bool(offline),
-                cache_dir=os.environ.get("TXZOO_HOME") or None,
-            )
-        )
-    except (OSError, HFValidationError) as error:
-        at = f" at revision {revision}" if revision else ""
-        reason = " ".join(str(error).split())
-        raise ZooError(f"Cannot get {repo}{at} from the Hub: {reason}") from error
+def _from_hub(ref: str, revision: str | None, offline: bool | None, names: Sequence[str]) -> Found:
+    repo, revision = parse_address(ref, revision)
+    folder = fetch(repo, revision, offline=offline, names=names)
+    return _from_folder(folder, offline, names, name=repo.partition("/")[2])
 
 
 def _is_path(ref: str) -> bool:
@@ -280,8 +275,8 @@ def _is_path(ref: str) -> bool:
 
 
 def _from_folder(
-    folder: Path, offline: bool | None, patterns: list[str], *, name: str | None = None
-) -> _Found:
+    folder: Path, offline: bool | None, names: Sequence[str], *, name: str | None = None
+) -> Found:
     """A folder on disk, in our layout or in that of `transformers`."""
     if folder.suffix in UNSAFE_SUFFIXES:
         read_weights(folder)  # refuses it, with the reason
@@ -290,20 +285,20 @@ def _from_folder(
     if not os.path.isdir(folder):
         plain = folder.as_posix()
         path = plain if plain.startswith((".", "/")) or folder.is_absolute() else f"./{plain}"
-        repo = plain if HUB.fullmatch(f"hf://{plain}") and path != plain else "owner/name"
+        repo = plain if ADDRESS.fullmatch(f"hf://{plain}") and path != plain else "owner/name"
         raise FolderError(
             f"There is no folder {plain!r}. A folder is written {path!r}, "
             f"a model on the Hub 'hf://{repo}'; txzoo list shows the names"
         )
     if not (folder / CONFIG).exists() and (folder / CARD).exists():
-        return _follow(Card.read(folder), offline, patterns)
+        return _follow(Card.read(folder), offline, names)
     config = read_config(folder)
     if "architecture" in config:
-        return _Found(Card.read(folder), folder)
+        return Found(Card.read(folder), folder)
     if "model_type" not in config:
         raise FolderError(f"{folder / CONFIG} names no architecture")
     name = name or folder.absolute().name
-    return _Found(_foreign_card(folder, name, config["model_type"]), folder, foreign=True)
+    return Found(_foreign_card(folder, name, config["model_type"]), folder, foreign=True)
 
 
 def _foreign_card(folder: Path, name: str, model_type: str) -> Card:
@@ -340,7 +335,7 @@ def _reader_of(model_type: str) -> str:
     return readers[0]
 
 
-def _load_ours(found: _Found) -> "tuple[nn.Module, Tokenizer | None]":
+def _load_ours(found: Found) -> "tuple[nn.Module, Tokenizer | None]":
     """The module and the tokenizer of a folder in our layout, everything checked first."""
     card, folder = found.card, found.folder
     if not card.trained and (folder / RECIPE).exists() and not (folder / WEIGHTS).exists():
@@ -358,11 +353,11 @@ def _load_ours(found: _Found) -> "tuple[nn.Module, Tokenizer | None]":
     _check_requirements(card)
     architecture = resolve(registry().architectures.get(card.architecture).target)
     tensors = read_weights(weights)
-    try:
-        with _no_random_init():
+    with _blaming(folder / CONFIG), _no_random_init():
+        if any(type(value) is int and value > USUAL_SIZE for value in config.values()):
+            _try_sizes(architecture, config, tensors)
+        with _bounded(tensors):
             module = _build(architecture, config)
-    except (ConfigError, RuntimeError) as error:  # RuntimeError: sizes beyond the memory
-        raise ConfigError(f"{folder / CONFIG}: {error}") from error
     load_into(module, tensors, weights)
     tokenizer = _read_tokenizer(folder)
     size = getattr(module.config, "vocab_size", None)
@@ -374,16 +369,75 @@ def _load_ours(found: _Found) -> "tuple[nn.Module, Tokenizer | None]":
     return module, tokenizer
 
 
-def _load_foreign(found: _Found) -> "tuple[nn.Module, Tokenizer | None]":
+def _load_foreign(found: Found) -> "tuple[nn.Module, Tokenizer | None]":
     """The module and, when there is one, the tokenizer of a `transformers` checkpoint."""
+    check_files(found.card, found.folder)
+    _check_requirements(found.card)
     architecture = resolve(registry().architectures.get(found.card.architecture).target)
     config = read_config(found.folder)
     tensors = read_weights(find_weights(found.folder))
-    try:
-        module = architecture.from_transformers(config, tensors)
-    except KeyError as error:
-        raise ConfigError(f"{found.folder / CONFIG} has no {error}") from error
+    with _blaming(found.folder / CONFIG), _bounded(tensors):
+        module: nn.Module = architecture.from_transformers(config, tensors)
     return module, _read_tokenizer(found.folder)
+
+
+@contextmanager
+def _blaming(config: Path) -> Iterator[None]:
+    """Name a configuration as the culprit when its values bring the code that reads them down."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{config}: {error}") from error
+    except ZooError:
+        raise
+    except KeyError as error:
+        raise ConfigError(f"{config} has no {error}") from error
+    except Exception as error:  # anything can follow from a value nobody thought of
+        reason = one_line(error)  # torch adds where in its own code it happened
+        raise ConfigError(f"{config}: {reason[:MOST_REASON]}") from error
+
+
+def _try_sizes(architecture: Any, config: Mapping[str, Any], tensors: "Tensors") -> None:
+    """Build the module without memory, so that a size beyond all reason costs none.
+
+    Raises:
+        ConfigError: the module would be far larger than its weights.
+    """
+    import torch
+
+    with _bounded(tensors), torch.device("meta"):
+        try:
+            module = _build(architecture, config)
+        except (NotImplementedError, RuntimeError):  # it looks at numbers, which are not there yet
+            return
+    most = SPARE_NUMBERS + 4 * sum(tensor.numel() for tensor in tensors.values())
+    if (size := sum(buffer.numel() for buffer in module.buffers())) > most:
+        raise ConfigError(f"it asks for tables of {size:,} numbers, far more than the weights have")
+
+
+@contextmanager
+def _bounded(tensors: "Tensors") -> Iterator[None]:
+    """Stop the making of a module that gets far more parameters than there are weights."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook as register
+
+    count = 64 + 4 * len(tensors)
+    numbers = SPARE_NUMBERS + 4 * sum(tensor.numel() for tensor in tensors.values())
+    maker = threading.get_ident()  # the hook is everybody's
+
+    def check(module: "nn.Module", name: str, parameter: Any) -> None:
+        nonlocal count, numbers
+        if threading.get_ident() != maker:
+            return
+        count -= 1
+        numbers -= 0 if parameter is None else parameter.numel()
+        if count < 0 or numbers < 0:
+            raise ConfigError("it asks for far more parameters than the weights have")
+
+    handle = register(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _build(architecture: Any, config: Mapping[str, Any]) -> "nn.Module":
@@ -408,7 +462,7 @@ def _no_random_init() -> "AbstractContextManager[Any]":
             module = getattr(func, "__module__", None)  # methods of C have none
             if module == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
                 target = args[0] if args else kwargs.get("tensor")
-                if isinstance(target, nn.Parameter):
+                if isinstance(target, nn.Parameter) or (target is not None and target.is_meta):
                     return target
             return func(*args, **kwargs)
 
@@ -424,14 +478,17 @@ def _read_tokenizer(folder: Path) -> "Tokenizer | None":
     path = member(folder, TOKENIZER)
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more precise
-        raise FolderError(f"{path} is not a tokenizers file: {error}") from error
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # nothing more precise; a panic of its Rust code is no Exception
+        raise FolderError(f"{path} is not a tokenizers file: {one_line(error)}") from error
 
 
 def _check_requirements(card: Card) -> None:
     """Raise `PluginError` when what a card asks for is missing or another version."""
     if not card.requires:
         return
+    import shlex
     from importlib.metadata import PackageNotFoundError, version
 
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -446,9 +503,8 @@ def _check_requirements(card: Card) -> None:
             state = "which is not installed"
         except InvalidSpecifier as error:
             raise CardError(f"{card.path}: txzoo.requires.{distribution}: {error}") from error
-        raise PluginError(
-            f"{card.name} needs {distribution}{asked}, {state}: pip install '{distribution}{asked}'"
-        )
+        line = shlex.quote(f"{distribution}{asked}")  # it may be somebody's from the Hub
+        raise PluginError(f"{card.name} needs {distribution}{asked}, {state}: pip install {line}")
 
 
 def _matches(query: str, name: str, card: Card) -> bool:

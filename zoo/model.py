@@ -1,14 +1,13 @@
 """A loaded model: module, tokenizer and card, callable in the way of its pipeline."""
 
 import dataclasses
-import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from zoo.card import Card
 from zoo.errors import InputError, ZooError
-from zoo.folder import CARD, LOG, RECIPE, save_folder
+from zoo.folder import CARD, LOG, RECIPE, member, save_folder
 from zoo.registry import registry, resolve
 
 if TYPE_CHECKING:
@@ -98,15 +97,18 @@ class Model:
         if self.card is None:
             raise ZooError(f"{self.name} has no card yet; a model folder needs one")
         folder = Path(folder)
-        recipe, log = self.card.folder / RECIPE, self.card.folder / LOG
+        recipe, log = (
+            member(self.card.folder, name) if (self.card.folder / name).exists() else None
+            for name in (RECIPE, LOG)
+        )
         records = save_folder(
             folder,
             module=self.module,
             architecture=self.card.architecture,
             config=self.config.to_dict(),
             tokenizer=self.tokenizer,
-            recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
-            log=log if log.is_file() else None,
+            recipe=recipe.read_text(encoding="utf-8") if recipe else None,
+            log=log,
         )
         ours = {key: value for key, value in self.card.data["txzoo"].items() if key != "hub"}
         ours["name"] = self.name
@@ -115,20 +117,20 @@ class Model:
         Card(data=data, text=self.card.text, path=folder / CARD).write(folder)
         return folder
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Upload the model folder to `"owner/name"` on the Hub; returns the commit's URL.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        tag: str | None = None,
+        verify: bool = True,
+    ) -> str:
+        """Publish to `"owner/name"` on the Hub, as `zoo.publish` does; returns the commit's URL.
 
         Raises:
-            ZooError: the Hub refuses or is not reached.
+            ZooError: as in `zoo.publish`.
         """
-        from huggingface_hub import HfApi
+        from zoo.publishing import publish
 
-        hub = HfApi()
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = self.save_pretrained(Path(temporary, self.name))
-            try:
-                hub.create_repo(repo_id, private=private, exist_ok=True)
-                commit = hub.upload_folder(repo_id=repo_id, folder_path=folder)
-            except (OSError, ValueError) as error:
-                raise ZooError(f"Cannot push to {repo_id}: {error}") from error
-        return str(commit.commit_url)
+        return publish(self, repo_id, private=private, revision=revision, tag=tag, verify=verify)

@@ -1,7 +1,7 @@
 """Names to what plugins provide. Listing reads tables of strings and cards, never a target."""
 
+import threading
 from collections.abc import Sequence
-from functools import cache, cached_property
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -10,7 +10,7 @@ from zoo.card import Card
 from zoo.errors import CardError, NameClashError, PluginError, UnknownNameError, ZooError
 from zoo.folder import CARD
 from zoo.hookspecs import Architecture, Pipeline, Task, Tuning, View
-from zoo.plugins import NAME, Plugin, canonical, discover, is_strict, one_line
+from zoo.plugins import NAME, Plugin, canonical, discover, is_strict, lock, one_line
 
 T = TypeVar("T")
 
@@ -71,6 +71,10 @@ class Catalogue(Generic[T]):
             names += [name] if len(found) == 1 else _qualified(name, found)
         return sorted(names)
 
+    def owners(self) -> dict[str, list[Plugin]]:
+        """Each bare name, and the plugins that claim it."""
+        return {name: [plugin for plugin, _ in found] for name, found in self._entries.items()}
+
     def items(self) -> list[tuple[str, T]]:
         """Names and entries, in the order of `names`."""
         return [(name, self.get(name)) for name in self.names()]
@@ -104,7 +108,7 @@ class Catalogue(Generic[T]):
         else:
             hint = f"{count} {'exists' if count == 1 else 'exist'}."
         aside = [
-            f"{plugin.name} ({plugin.error or 'disabled by TXZOO_DISABLE_PLUGINS'})"
+            f"{plugin.name} ({plugin.error or f'disabled by {plugin.disabled_by}'})"
             for plugin in self._plugins
             if plugin.error or plugin.disabled
         ]
@@ -135,6 +139,7 @@ class Registry:
         self.pipelines: Catalogue[Pipeline] = self._catalogue("pipeline")
         self.tunings: Catalogue[Tuning] = self._catalogue("tuning")
         self.views: Catalogue[View] = self._catalogue("view", "gallery_views")
+        self._models: Catalogue[Card] | None = None
 
     def _catalogue(self, kind: str, hook: str | None = None) -> Catalogue[Any]:
         catalogue: Catalogue[Any] = Catalogue(kind, self.plugins)
@@ -143,15 +148,22 @@ class Registry:
                 catalogue.add(entry.name, entry, plugin)
         return catalogue
 
-    @cached_property
+    @property
     def models(self) -> Catalogue[Card]:
-        """The cards of all model folders.
+        """The cards of all model folders, read once.
 
         A card that does not parse makes that one model broken: see `Plugin.broken_models`.
 
         Raises:
             PluginError: there is such a card and `TXZOO_STRICT_PLUGINS` is 1.
         """
+        if self._models is None:
+            with lock():
+                if self._models is None:
+                    self._models = self._read_models()
+        return self._models
+
+    def _read_models(self) -> Catalogue[Card]:
         catalogue: Catalogue[Card] = Catalogue("model", self.plugins)
         for plugin in self.plugins:
             for folder in plugin.entries.get("models", ()):
@@ -174,15 +186,44 @@ class Registry:
         return catalogue
 
 
-@cache
+_registry: Registry | None = None
+_discovering: int | None = None  # the thread that makes the registry
+
+
 def registry() -> Registry:
-    """The registry of everything installed, made once a process."""
-    return Registry(discover())
+    """The registry of everything installed, made once a process, whichever thread asks first.
+
+    Raises:
+        PluginError: a plugin asks for it while it is being discovered itself.
+    """
+    global _registry, _discovering
+    if _registry is not None:
+        return _registry
+    with lock():
+        if _registry is None:
+            if _discovering == threading.get_ident():
+                raise PluginError(
+                    "asks for the registry while plugins are being discovered: import zoo for its "
+                    "names only, and ask inside the function that needs it"
+                )
+            _discovering = threading.get_ident()
+            try:
+                _registry = Registry(discover())
+            finally:
+                _discovering = None
+        return _registry
+
+
+def use(other: Registry | None) -> None:
+    """Put another registry in the place of this process's; None discovers anew when asked."""
+    global _registry
+    with lock():
+        _registry = other
 
 
 def reset() -> None:
     """Forget the registry, so that the next call discovers again."""
-    registry.cache_clear()
+    use(None)
 
 
 def resolve(target: str) -> Any:

@@ -207,3 +207,29 @@ def test_no_card_and_a_card_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(b"---\nlicense: \xff\n---\n")
     with pytest.raises(CardError, match=r"README\.md: not UTF-8"):
         Card.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "models"),
+    [
+        ("", []),
+        ("base_model: me/base\n", ["me/base"]),
+        ("base_model: [a/b, c/d]\n", ["a/b", "c/d"]),
+    ],
+)
+def test_what_a_model_was_made_from(line: str, models: list[str]) -> None:
+    card = Card.parse(TEXT.replace("\ntxzoo:", f"\n{line}txzoo:"), Path("README.md"))
+    assert card.base_models == models
+
+
+def test_a_base_model_that_is_none() -> None:
+    with pytest.raises(CardError, match="base_model: must be text, got 3"):
+        Card.parse(TEXT.replace("\ntxzoo:", "\nbase_model: 3\ntxzoo:"), Path("README.md"))
+
+
+def test_a_value_that_stands_twice_is_written_twice(tmp_path: Path) -> None:
+    card = Card.parse(TEXT, Path("README.md"))
+    shared = {"hardware": "x"}
+    card.data["txzoo"]["training"] = {"first": shared, "second": shared}
+    card.write(tmp_path)  # an alias would be refused when it is read back
+    assert Card.read(tmp_path).training == {"first": shared, "second": shared}

@@ -151,9 +151,19 @@ def test_python_m_zoo_is_the_same_command() -> None:
 def test_without_a_verb_it_shows_the_verbs(txzoo: Txzoo) -> None:
     ran = txzoo()
     assert ran.status == 0
-    verbs = re.findall(r"^  (\w+) {2,}\w", ran.out.partition("Commands:")[2], re.MULTILINE)
-    promised = "attention demo doctor eval export info list plugins run train verify"
-    assert sorted(verbs) == promised.split()
+    verbs = re.findall(r"^  ([\w-]+) {2,}\w", ran.out.partition("Commands:")[2], re.MULTILINE)
+    promised = [
+        *("attention", "cache", "check-plugin", "demo", "doctor", "eval", "export", "info"),
+        *("install", "list", "new-plugin", "plugins", "publish", "pull", "run", "train"),
+        *("uninstall", "verify"),
+    ]
+    assert sorted(verbs) == promised
+    assert "gallery" in ran.out.partition("demo  ")[2]
+
+
+def test_a_verb_of_a_plugin(txzoo: Txzoo) -> None:
+    ran = txzoo("gallery", "--help")
+    assert ran.out.startswith("Usage: txzoo gallery ")
 
 
 def test_every_verb_has_help(txzoo: Txzoo) -> None:
@@ -361,7 +371,7 @@ def test_a_terminal_gets_colour_and_lines_that_fit() -> None:
 
 
 def test_no_color_means_no_colour() -> None:
-    shown = on_terminal("plugins", NO_COLOR="1")
+    shown = on_terminal("plugins", "--all", NO_COLOR="1")
     assert "zoo_alibi" in shown
     assert not re.search(r"\x1b\[[\d;]*3\dm", shown)
 

@@ -15,7 +15,8 @@ HEAVY = ("torch", "numpy", "huggingface_hub", "transformers", "tokenizers", "saf
 PUBLIC = [
     *("Architecture", "Card", "Config", "Model", "Pipeline", "Task", "Tuning", "View", "ZooError"),
     *("__version__", "create", "errors", "evaluate", "hookimpl", "info", "list_architectures"),
-    *("list_models", "list_pipelines", "list_plugins", "list_tasks", "load", "train", "verify"),
+    *("list_models", "list_pipelines", "list_plugins", "list_tasks", "load", "publish", "train"),
+    "verify",
 ]
 
 
@@ -98,8 +99,13 @@ def test_plugins_import_the_core_and_never_each_other() -> None:
         ("hookspecs", set()),
         ("plugins", {"errors", "hookspecs"}),
         ("registry", {"errors", "hookspecs", "plugins", "card", "folder"}),
-        ("model", {"errors", "card", "folder", "registry", "attention"}),
-        ("loading", {"errors", "card", "folder", "plugins", "registry", "model"}),
+        ("model", {"errors", "card", "folder", "registry", "attention", "publishing"}),
+        ("hub", {"errors", "folder", "registry"}),
+        ("loading", {"errors", "card", "folder", "hub", "plugins", "registry", "model"}),
+        (
+            "publishing",
+            {"errors", "card", "folder", "hub", "loading", "model", "evaluation"},
+        ),
     ],
 )
 def test_imports_point_one_way(module: str, below: set[str]) -> None:

@@ -610,6 +610,41 @@ class TestHub:
         with pytest.raises(FolderError, match="links to a place outside"):
             zoo.load(snapshot)
 
+    def test_contents_in_the_caches_shared_store(self, cache: Path) -> None:
+        repository = cache / "models--me--toy"
+        weights = repository / "snapshots" / self.COMMIT / "model.safetensors"
+        blob = weights.resolve()
+        store = cache / "blobs" / "ab" / ("ab" * 32)
+        store.parent.mkdir(parents=True)
+        blob.rename(store)
+        blob.symlink_to("../../blobs/ab/" + "ab" * 32)  # as the client keeps what Xet delivers
+        assert zoo.load("hf://me/toy", offline=True)("hi").endswith(" hi")
+        store.write_bytes(store.read_bytes()[:-1] + b"x")
+        with pytest.raises(HashMismatchError, match="the Hub says"):
+            zoo.load("hf://me/toy", offline=True)
+        assert not store.exists()
+
+    def test_a_pinned_checkpoint_of_transformers(self, cache: Path, tmp_path: Path) -> None:
+        snapshot = cache / "models--me--toy/snapshots" / self.COMMIT
+        for path in snapshot.iterdir():
+            path.unlink()
+        (snapshot / "config.json").write_text('{"model_type": "toy-hf", "n_words": 3}')
+        save_file({"wte": torch.ones(3, 4)}, snapshot / "model.safetensors")
+        record = FileRecord.of(snapshot / "model.safetensors")
+        ours = {
+            "architecture": "toy",
+            "files": {"model.safetensors": {"sha256": record.sha256, "bytes": record.bytes}},
+            "hub": {"repo": "me/toy", "revision": self.COMMIT},
+        }
+        pointer = tmp_path / "pointer"
+        pointer.mkdir()
+        data = {"license": "mit", "pipeline_tag": "echo", "txzoo": ours}
+        Card(data, "", pointer / "README.md").write(pointer)
+        assert zoo.load(pointer, offline=True).module.embedding.weight.eq(1).all()
+        save_file({"wte": torch.zeros(3, 4)}, snapshot / "model.safetensors")
+        with pytest.raises(HashMismatchError, match="its card says"):
+            zoo.load(pointer, offline=True)
+
     def test_a_card_that_points_to_the_hub(self, cache: Path, toy_folder: Path) -> None:
         for path in toy_folder.iterdir():
             if path.name != "README.md":

@@ -52,7 +52,7 @@ def test_a_plugin_is_named_by_distribution_and_entry_point(install: Install) -> 
         ),
         (
             "from zoo import hookimpl\n@hookimpl\ndef models(): return []",
-            "unknown hook 'models'",
+            "Unknown hook 'models'. Did you mean 'txzoo_models'?",
         ),
         ("def txzoo_models(): return []", "txzoo_models is not a hook yet: decorate it"),
         (

@@ -13,7 +13,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir())
+FOLDERS = sorted(
+    path.parent.relative_to(ROOT).as_posix()
+    for place in ("plugins", "gallery")
+    for path in (ROOT / place).glob("*/__init__.py")
+)
+PLUGINS = [folder.split("/")[1] for folder in FOLDERS]
 
 STRANGER = """
 import json, socket, sys
@@ -42,7 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_plugins_folders_packages_and_entry_points_agree() -> None:
     packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    assert sorted(packages) == ["plugins/" + name for name in PLUGINS] + ["zoo"]
+    assert sorted(packages) == [*FOLDERS, "zoo"]
     assert PROJECT["project"]["entry-points"]["txzoo"] == {name: name for name in PLUGINS}
 
 

@@ -25,7 +25,14 @@ VERBS = {  # where each one is defined, in the order of the help
     "eval": "zoo.cli.train:evaluate",
     "verify": "zoo.cli.train:verify",
     "export": "zoo.cli.run:export",
+    "publish": "zoo.cli.hub:publish",
+    "pull": "zoo.cli.hub:pull",
+    "cache": "zoo.cli.hub:cache",
     "plugins": "zoo.cli.browse:plugins",
+    "new-plugin": "zoo.cli.kit:new_plugin",
+    "check-plugin": "zoo.cli.kit:check_plugin",
+    "install": "zoo.cli.kit:install",
+    "uninstall": "zoo.cli.kit:uninstall",
     "doctor": "zoo.cli.setup:doctor",
     "demo": "zoo.cli.setup:demo",
 }
@@ -142,7 +149,7 @@ TRACEBACK = click.Option(
     params=[TRACEBACK],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Plugins may add verbs: txzoo plugins shows them. Start with: txzoo demo",
+    epilog="Plugins add more, such as gallery: txzoo plugins shows them. Start with: txzoo demo",
 )
 @click.version_option(__version__, message="txzoo %(version)s")
 @click.pass_context

@@ -1,6 +1,7 @@
 """The verbs that look: list, info, plugins. None of them imports torch."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -55,9 +56,17 @@ def _count(_: click.Context, param: click.Parameter, value: str | None) -> int |
     metavar="KEY",
     help='"name", "parameters", or a score such as "perplexity per word", best first.',
 )
+@click.option("--hub", is_flag=True, help="List models on the Hub that were made with txzoo.")
+@click.option("--author", help="Only models of this user or organisation, with --hub.")
 @output.json_option
 def list_models(
-    query: str | None, kind: str | None, sort: str, as_json: bool, **filters: Any
+    query: str | None,
+    kind: str | None,
+    sort: str,
+    hub: bool,
+    author: str | None,
+    as_json: bool,
+    **filters: Any,
 ) -> None:
     """List models, or what they are made of.
 
@@ -65,6 +74,14 @@ def list_models(
     """
     from zoo.registry import registry
 
+    if author is not None and not hub:
+        raise click.UsageError("--author goes with --hub")
+    if hub:
+        given = [name for name, value in filters.items() if value is not None]
+        if kind or given or sort != "name":
+            option = f"--{(given or [kind or 'sort'])[0].replace('_', '-')}"
+            raise click.UsageError(f"{option} is for what is installed, not with --hub")
+        return _list_hub(query, author, as_json)
     if kind is not None:
         given = [name for name, value in filters.items() if value is not None]
         if given or sort != "name":
@@ -92,6 +109,34 @@ def list_models(
     else:
         click.echo(f"No model passes: txzoo list shows all {len(models.names())}", err=True)
     _mention_broken()
+
+
+def _list_hub(query: str | None, author: str | None, as_json: bool) -> None:
+    """List what the Hub has."""
+    from zoo.hub import search
+
+    models = search(query, author)
+    if as_json:
+        return output.print_json([dataclasses.asdict(model) for model in models])
+    if not models:
+        return click.echo("The Hub has no such model with the tag txzoo", err=True)
+    access = {(True, True): "private, gated", (True, False): "private", (False, True): "gated"}
+    output.print_table(
+        ("model", "architecture", "task", "license", "size", "access"),
+        [
+            (
+                f"hf://{model.repo}",
+                model.architecture,
+                model.task,
+                model.license,
+                short_count(model.parameters),
+                access.get((model.private, model.gated), ""),
+            )
+            for model in models
+        ],
+        right=("size",),
+        spare=("license", "task"),
+    )
 
 
 def _list_entries(catalogue: "Catalogue[Any]", query: str | None, as_json: bool) -> None:
@@ -162,6 +207,7 @@ def _facts(card: "Card") -> dict[str, Any]:
         "parameters": card.parameters,
         "license": card.license,
         "datasets": card.datasets,
+        "base_models": card.base_models,
         "plugin": owner.name if owner else None,
         "folder": str(card.folder),
         "bundled": owner is not None and card.trained and card.hub is None,
@@ -169,7 +215,7 @@ def _facts(card: "Card") -> dict[str, Any]:
         "scores": [dataclasses.asdict(score) for score in card.scores],
         "requires": card.requires,
         "files": {name: dataclasses.asdict(record) for name, record in card.files.items()},
-        "training": card.training,
+        "training": json.loads(json.dumps(card.training, default=str)),
     }
 
 
@@ -216,6 +262,7 @@ def info(ref: str, as_json: bool) -> None:
     shown = {key: facts[key] or "" for key in ("architecture", "task", "pipeline", "license")}
     shown["parameters"] = f"{card.parameters:,}" if card.parameters else ""
     shown["plugin"] = facts["plugin"] or ""
+    shown["made from"] = ", ".join(card.base_models)
     if card.hub:
         shown["on the Hub"] = f"{card.hub.repo} at {card.hub.revision[:12]}"
     shown["folder"] = facts["folder"]
@@ -243,10 +290,12 @@ def info(ref: str, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--all", "everything", is_flag=True, help="txzoo's own too, when they are well.")
+@click.option("--strict", is_flag=True, help="Exit status 1 when one is broken.")
 @output.json_option
 @click.pass_context
-def plugins(ctx: click.Context, as_json: bool) -> None:
-    """Show what each plugin brings, and which are broken and why."""
+def plugins(ctx: click.Context, everything: bool, strict: bool, as_json: bool) -> None:
+    """Show what each plugin brings, what it costs, and which are broken and why."""
     import zoo
     from zoo.cli import commands
     from zoo.registry import registry
@@ -257,10 +306,32 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
         added.setdefault(catalogue.owner(name).name, []).append(name)
     registry().models.names()  # reads the cards, so that broken ones are known
     found = [_describe(plugin, added.get(plugin.name, [])) for plugin in zoo.list_plugins()]
+    broken = any(plugin["error"] or plugin["broken_models"] for plugin in found)
+    own = [p for p in found if p["distribution"] == "txzoo" and _is_well(p)]
+    if not everything:
+        found = [plugin for plugin in found if plugin not in own]
     if as_json:
-        return output.print_json(found)
+        output.print_json(found)
+    else:
+        if found:
+            _print_plugins(found)
+        if not everything:
+            besides = "" if found else "No plugin besides "
+            click.echo(f"{besides}{len(own)} of txzoo's own, all well: --all shows them")
+        for plugin in found:
+            _explain(plugin, traceback=ctx.find_root().obj["traceback"])
+    if strict and broken:
+        ctx.exit(1)
+
+
+def _is_well(plugin: dict[str, Any]) -> bool:
+    """Whether there is nothing to say about a plugin."""
+    return plugin["state"] == "ok" and not (plugin["broken_models"] or plugin["output"])
+
+
+def _print_plugins(found: list[dict[str, Any]]) -> None:
     output.print_table(
-        ("plugin", "version", "brings", "ms", "state"),
+        ("plugin", "version", "brings", "ms", "state", "conformance"),
         [
             (
                 plugin["name"],
@@ -268,29 +339,46 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
                 ", ".join(plural(len(n), kind[:-1]) for kind, n in plugin["brings"].items()),
                 f"{1000 * plugin['seconds']:.0f}",
                 plugin["state"],
+                _conformance(plugin),
             )
             for plugin in found
         ],
         right=("ms",),
-        spare=("version",),
+        spare=("version", "conformance"),
     )
-    for plugin in found:
-        if plugin["error"]:
-            _complain(plugin["name"], plugin["error"])
-        for error in plugin["broken_models"].values():
-            _complain(plugin["name"], error)
-        if ctx.find_root().obj["traceback"]:
-            for text in (plugin["traceback"], plugin["output"]):
-                if text:
-                    click.echo(text.rstrip())
-        elif plugin["output"]:
-            words = plural(len(plugin["output"].splitlines()), "line")
-            click.echo(f"{plugin['name']} printed {words} while starting (--traceback shows)")
+
+
+def _conformance(plugin: dict[str, Any]) -> str:
+    """What the conformance kit found here last."""
+    if plugin["conformance"]:
+        return str(plugin["conformance"]["words"])
+    return "not checked" if plugin["state"] == "ok" else ""
+
+
+def _explain(plugin: dict[str, Any], *, traceback: bool) -> None:
+    """What is wrong with a plugin, and what it costs or prints that it should not."""
+    name = plugin["name"]
+    for error in filter(None, (plugin["error"], *plugin["broken_models"].values())):
+        _complain(name, error)
+    for words in plugin["warnings"]:
+        click.echo(f"{name}: {words}")
+    if plugin["heavy"]:
+        click.echo(
+            f"{name} imports {', '.join(plugin['heavy'])} when it starts: every command waits "
+            f"{1000 * plugin['seconds']:.0f} ms for it (TXZOO_DISABLE_PLUGINS={name} leaves it out)"
+        )
+    if traceback:
+        for text in filter(None, (plugin["traceback"], plugin["output"])):
+            click.echo(text.rstrip())
+    elif plugin["output"]:
+        words = plural(len(plugin["output"].splitlines()), "line")
+        click.echo(f"{name} printed {words} while starting (--traceback shows)")
 
 
 def _describe(plugin: "Plugin", added: list[str]) -> dict[str, Any]:
     """A plugin as JSON."""
     from zoo.registry import registry
+    from zoo.testing.records import last_record
 
     models = registry().models
     own = [name for name in models.names() if models.owner(name) is plugin]
@@ -300,18 +388,23 @@ def _describe(plugin: "Plugin", added: list[str]) -> dict[str, Any]:
         if kind != "models"
     } | {"models": own, "commands": added}
     state = "disabled" if plugin.disabled else "broken" if plugin.error else "ok"
+    record = None if plugin.error or plugin.disabled else last_record(plugin)
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,
         "version": plugin.version,
         "module": plugin.module,
         "state": state,
+        "disabled_by": plugin.disabled_by or None,
         "brings": {kind: names for kind, names in brings.items() if names},
         "seconds": round(plugin.seconds, 4),
+        "heavy": list(plugin.heavy),
         "error": plugin.error,
         "traceback": plugin.traceback,
         "output": plugin.output,
+        "warnings": plugin.warnings,
         "broken_models": {str(folder): error for folder, error in plugin.broken_models.items()},
+        "conformance": record and {**dataclasses.asdict(record), "words": str(record)},
     }
 
 

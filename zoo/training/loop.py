@@ -327,7 +327,7 @@ class Log:
         os.replace(beside, path)
 
     def __enter__(self) -> "Log":
-        self.file = self.path.open("a", encoding="utf-8") if self.enabled else None
+        self.file = self.path.open("a", 1, encoding="utf-8") if self.enabled else None
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -120,7 +120,7 @@ class Recipe:
         """
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # TOML and UTF-8 errors are values
             raise RecipeError(f"{path} is not a recipe: {error}") from error
         name = path.absolute().parent.name if path.name == "recipe.toml" else path.stem
         try:
