@@ -1,0 +1,476 @@
+"""What the documentation takes from the registry: Markdown made anew at each build."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import click
+from zoo_gallery.snippets import python_snippet, shell_snippet, slug
+
+import zoo
+from zoo import Card
+from zoo.attention import token_labels
+from zoo.charts import (
+    heatmap,
+    lengths,
+    lengths_of,
+    losses,
+    read_curve,
+    svg,
+    trained_length,
+    training_curve,
+    validations,
+)
+from zoo.cli import VERBS, cli, commands
+from zoo.hookspecs import HOOKS_VERSION, Hooks
+from zoo.numbers import lower_is_better, short_bytes, short_count, with_error
+from zoo.registry import registry, resolve
+
+HERE = Path(__file__).parent
+SHOWN_TOKENS = 20  # of a text whose attention is drawn: more labels cannot be read
+Draw = Callable[[str, str], str]  # an <svg> and its caption to what stands for it in Markdown
+
+
+def plain(text: object) -> str:
+    """A text as it is: no character of it means anything to Markdown or HTML."""
+    return re.sub(r"[\\`*_{}\[\]()<>#|&~$!]", lambda sign: f"&#{ord(sign[0])};", str(text))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; cells are Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
+
+
+def code(text: str, language: str) -> str:
+    """A fenced block that holds any text, fences too."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
+
+
+def link(kind: str, name: str) -> str:
+    """A link from one generated page's folder to a page of another kind."""
+    return f"[`{name}`](../{kind}/{name.replace(':', '_')}.md)"
+
+
+def model_link(card: Card) -> str:
+    """A link to a model's page, from a page one folder deep."""
+    return f"[`{card.name}`](../models/{slug(card)}.md)"
+
+
+def cards() -> list[Card]:
+    """The cards of all models, by name."""
+    return [card for _, card in registry().models.items()]
+
+
+def headline(card: Card) -> str:
+    """A card's first score in words."""
+    if not card.scores:
+        return ""
+    score = card.scores[0]
+    return f"{with_error(score.value, score.standard_error)} {plain(score.name)}"
+
+
+# models
+
+
+def models_table(page: str, draw: Draw) -> str:
+    """Every model, a line each."""
+    return table(
+        ("model", "idea", "architecture", "task", "size", "score"),
+        (
+            (
+                model_link(card),
+                plain(card.summary),
+                link("architectures", card.architecture),
+                link("tasks", card.task) if card.task else "",
+                short_count(card.parameters),
+                headline(card),
+            )
+            for card in cards()
+        ),
+    )
+
+
+def model_page(card: Card, draw: Draw) -> str:
+    """A model's page: facts, scores, use, the training curve, attention, the card's prose."""
+    parts = [
+        f"# {plain(card.name)}\n\n{plain(card.summary)}.\n",
+        model_facts(card),
+        "## Scores\n",
+        scores_table(card),
+        f"`txzoo verify {card.name}` computes them again. What they mean, and the error beside "
+        "each: [How models are measured](../guides/evaluate.md).\n",
+    ]
+    if card.trained and card.hub is None and card.pipeline == "text-generation":
+        parts += use_and_attention(card, draw)
+    parts += training_part(card, draw)
+    return "\n".join([*parts, "## The card\n", prose(card)])
+
+
+def model_facts(card: Card) -> str:
+    """What a card says in a line each."""
+    run = {name: value for name, value in card.training.items() if name != "seed"}
+    words = ", ".join(f"{plain(value)} {plain(name.replace('_', ' '))}" for name, value in [
+        (name, f"{run[name]:,}") for name in ("steps", "tokens", "epochs", "minutes") if name in run
+    ])  # fmt: skip
+    rows = {
+        "architecture": link("architectures", card.architecture),
+        "task": link("tasks", card.task) if card.task else "",
+        "pipeline": f"`{card.pipeline}`",
+        "parameters": f"{card.parameters:,}" if card.parameters else "",
+        "read at once in training": f"{trained_length(card)} tokens" * bool(trained_length(card)),
+        "size on disk": short_bytes(sum(record.bytes for record in card.files.values())),
+        "licence of the weights": plain(card.license),
+        "made from": plain(", ".join(card.base_models)),
+        "needs": plain(", ".join(name + asked for name, asked in card.requires.items())),
+        "training": f"{words}; {plain(run['hardware'])}" if "hardware" in run else words,
+    }
+    return table(("", ""), ((name, value) for name, value in rows.items() if value))
+
+
+def scores_table(card: Card) -> str:
+    """Every number on a card, with its standard error."""
+    if not card.scores:
+        return "The card has none.\n"
+    at = trained_length(card)
+    return table(
+        ("metric", "data", "split", "read at once", "score"),
+        (
+            (
+                plain(score.key.replace("_", " ")),
+                plain(score.dataset),
+                plain(score.split),
+                f"{score.context or at or ''}",
+                with_error(score.value, score.standard_error),
+            )
+            for score in card.scores
+        ),
+    )
+
+
+def use_and_attention(card: Card, draw: Draw) -> list[str]:
+    """How to call a model, what it then says, and where one of its heads looks meanwhile."""
+    from blocks import run_page
+
+    script = python_snippet(card)
+    output = run_page(code(script, "python"))[0].output
+    model = zoo.load(str(card.folder))
+    assert model.tokenizer is not None
+    offsets = model.tokenizer.encode(output).offsets
+    text = output[: offsets[min(SHOWN_TOKENS, len(offsets)) - 1][1]]
+    labels = token_labels(model.tokenizer, text)
+    maps = model.attention(text)
+    pictures = [
+        draw(
+            svg(heatmap(maps[layer][head], labels), f"{card.name}, {title}"),
+            f"{card.name}, {title}: a row for each token that looks",
+        )
+        for layer, head, title in (
+            (0, 0, "first layer, first head"),
+            (-1, -1, "last layer, last head"),
+        )
+    ]
+    return [
+        "## Use\n",
+        code(script, "python"),
+        "prints\n",
+        code(output, "text"),
+        "In a shell:\n",
+        code(shell_snippet(card), "bash"),
+        "## Attention\n",
+        "On the beginning of that text, in two of its heads "
+        f"({len(maps)} layers of {len(maps[0])} heads). `model.attention(text)` gives the numbers; "
+        "how to read them: [Attention](../primer/attention.md).\n",
+        *pictures,
+    ]
+
+
+def training_part(card: Card, draw: Draw) -> list[str]:
+    """The training curve and its last numbers; nothing where there is no log."""
+    rows = read_curve(card.folder)
+    curve = losses(rows)
+    if not curve:
+        return []
+    metric = card.scores[0].key if card.scores else ""
+    name, points = validations(rows, metric)
+    parts = [
+        "## Training\n",
+        draw(svg(training_curve(rows, metric), f"Training curve of {card.name}"), "By step"),
+        f"The last loss in the log is {curve[-1][1]:.3f} nats, at step {curve[-1][0]:,}.\n",
+    ]
+    if points:
+        found = ((f"{step:,}", with_error(value, error)) for step, value, error in points)
+        parts.append(table(("step", f"validation {plain(name)}"), found))
+    return parts
+
+
+def prose(card: Card) -> str:
+    """The prose of a card: headings one level down, HTML as text, no pictures from elsewhere."""
+    pieces = re.split(r"(^```.*?^```$|`[^`\n]+`)", card.text, flags=re.M | re.S)
+    for index in range(0, len(pieces), 2):  # between the pieces of code
+        piece = re.sub(r"^# .*\n", "", pieces[index], flags=re.M)
+        piece = re.sub(r"^(#+ )", r"#\1", piece, flags=re.M)
+        pieces[index] = piece.replace("<", "&lt;").replace("![", "[")
+    return "".join(pieces)
+
+
+# architectures
+
+
+def architectures_table(page: str, draw: Draw) -> str:
+    """Every architecture, a line each."""
+    return table(
+        ("architecture", "idea", "paper", "models"),
+        (
+            (
+                link("architectures", name),
+                plain(entry.summary),
+                paper(entry.paper),
+                ", ".join(model_link(card) for card in cards() if card.architecture == name),
+            )
+            for name, entry in registry().architectures.items()
+        ),
+    )
+
+
+def paper(reference: str) -> str:
+    """A paper as a link when it is one."""
+    if not reference.startswith("https://"):
+        return plain(reference)
+    short = reference.removeprefix("https://arxiv.org/abs/")
+    return f"[{'' if short == reference else 'arXiv:'}{plain(short)}]({reference})"
+
+
+def architecture_page(name: str) -> str:
+    """The page of an architecture that has none of its own."""
+    summary = registry().architectures.get(name).summary
+    parts = [
+        "<!-- generated: architecture-facts -->",
+        "## The file",
+        "<!-- generated: architecture-file -->",
+    ]
+    return "\n\n".join([f"# {plain(name)}", f"{plain(summary)}.", *parts])
+
+
+def architecture_facts(page: str, draw: Draw) -> str:
+    """Paper, checkpoints that are read, models; cost; scores by length."""
+    name = Path(page).stem
+    entry = registry().architectures.get(name)
+    owner = registry().architectures.owner(name)
+    mine = [card for card in cards() if card.architecture == name]
+    rows = {
+        "name": f"`zoo.create({name!r}, ...)`",
+        "paper": paper(entry.paper),
+        "reads checkpoints of": ", ".join(f"`{kind}`" for kind in entry.model_types),
+        "models": ", ".join(map(model_link, mine)),
+        "plugin": f"`{owner.name}` {owner.version}",
+    }
+    parts = [table(("", ""), ((key, value) for key, value in rows.items() if value))]
+    cost = [line for line in cost_lines() if line.startswith(f"| {name}")]
+    if cost:
+        parts += ["## What it costs\n", "\n".join([*cost_lines()[:2], *cost]) + "\n"]
+        parts.append(
+            "Beside the others, and on what machine: [all architectures](index.md#cost).\n"
+        )
+    if series := lengths_of(mine):
+        parts += ["## Longer texts than in training\n", lengths_table(series)]
+        parts.append("Perplexity per word on the test split, by tokens read at once; ")
+        parts.append("drawn beside the others: [all architectures](index.md#length).\n")
+    return "\n".join(parts)
+
+
+def architecture_file(page: str, draw: Draw) -> str:
+    """The source of the architecture's module, in full."""
+    entry = registry().architectures.get(Path(page).stem)
+    module = inspect.getmodule(resolve(entry.target))
+    assert module is not None
+    return code(inspect.getsource(module), "python")
+
+
+def cost_lines() -> list[str]:
+    """The table that `benchmarks/architectures.py` printed, line by line."""
+    text = (HERE / "cost.md").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def cost_table(page: str, draw: Draw) -> str:
+    """All that `benchmarks/architectures.py` printed."""
+    return (HERE / "cost.md").read_text(encoding="utf-8")
+
+
+def lengths_part(page: str, draw: Draw) -> str:
+    """Perplexity by length of all models of WikiText-2, drawn and as a table."""
+    mine = [card for card in cards() if card.task == "wikitext-2"]
+    series = lengths_of(mine)
+    if not series:
+        return "No card holds such scores.\n"
+    trained = {trained_length(card) for card in mine}
+    drawing = lengths(series, trained=trained.pop() if len(trained) == 1 else None)
+    picture = svg(drawing, "Perplexity per word by tokens read at once")
+    return draw(picture, "WikiText-2 test, one standard error") + "\n" + lengths_table(series)
+
+
+def lengths_table(series: dict[str, list[tuple[int, float, float]]]) -> str:
+    """A model a row, a length a column."""
+    contexts = sorted({context for points in series.values() for context, _, _ in points})
+    rows = []
+    for name, points in series.items():
+        found = {context: with_error(value, error) for context, value, error in points}
+        cells = [found.get(context, "–") for context in contexts]
+        rows.append((model_link(registry().models.get(name)), *cells))
+    return table(("model", *(f"{context:,} tokens" for context in contexts)), rows)
+
+
+# tasks
+
+
+def tasks_table(page: str, draw: Draw) -> str:
+    """Every task, a line each."""
+    return table(
+        ("task", "is", "pipeline", "licence of the data"),
+        (
+            (
+                link("tasks", name),
+                plain(entry.summary),
+                f"`{entry.pipeline}`",
+                plain(entry.license),
+            )
+            for name, entry in registry().tasks.items()
+        ),
+    )
+
+
+def task_page(name: str) -> str:
+    """The page of a task that has none of its own."""
+    summary = registry().tasks.get(name).summary
+    return f"# {plain(name)}\n\n{plain(summary)}.\n\n<!-- generated: task-facts -->"
+
+
+def task_facts(page: str, draw: Draw) -> str:
+    """Splits, metrics, licence; the models trained on it with their scores, best first."""
+    name = Path(page).stem
+    entry = registry().tasks.get(name)
+    owner = registry().tasks.owner(name)
+    task = resolve(entry.target)
+    rows = [
+        ("pipeline", f"`{entry.pipeline}`"),
+        ("splits", ", ".join(f"`{split}`" for split in task.splits)),
+        ("measured on", ", ".join(f"`{split}`" for split in task.test_splits)),
+        ("metrics", ", ".join(f"`{metric}`" for metric in entry.metrics)),
+        ("licence of the data", plain(entry.license)),
+        ("plugin", f"`{owner.name}` {owner.version}"),
+    ]
+    parts = [table(("", ""), rows)]
+    metric = entry.metrics[0]
+    found = [
+        (score.value, card, score)
+        for card in cards()
+        if card.task == name
+        for score in card.scores
+        if score.key == metric and score.context is None
+    ]
+    if found:
+        found.sort(key=lambda row: row[0], reverse=not lower_is_better(metric))
+        head = ("model", "architecture", "size", "split", plain(metric.replace("_", " ")))
+        parts += [
+            "## Models\n",
+            table(
+                head,
+                (
+                    (
+                        model_link(card),
+                        link("architectures", card.architecture),
+                        short_count(card.parameters),
+                        plain(score.split),
+                        with_error(value, score.standard_error),
+                    )
+                    for value, card, score in found
+                ),
+            ),
+        ]
+    return "\n".join(parts)
+
+
+# reference
+
+
+def commands_part(page: str, draw: Draw) -> str:
+    """Every verb of the command, those of plugins too, with all it takes."""
+    own = [(name, "", cli.get_command(click.Context(cli), name)) for name in VERBS]
+    catalogue = commands()
+    added = [
+        (name, catalogue.owner(name).name, command)
+        for name, command in catalogue.items()
+        if name not in VERBS and catalogue.owner(name).name != "txzoo:core"
+    ]
+    parts = []
+    for name, owner, command in [*own, *added]:
+        assert command is not None, name
+        parts.append(command_part(command, f"txzoo {name}", owner))
+        if isinstance(command, click.Group):
+            for verb, below in command.commands.items():
+                parts.append(command_part(below, f"txzoo {name} {verb}", ""))
+    return "\n".join(parts)
+
+
+def command_part(command: click.Command, path: str, owner: str) -> str:
+    """One verb: usage, help, options."""
+    context = click.Context(command, info_name=path)
+    usage = " ".join([path, *command.collect_usage_pieces(context)])
+    parts = [f"## {path}\n", code(usage, "text"), *plain_paragraphs(command.help or "")]
+    if owner:
+        parts.append(f"Added by the plugin `{owner}`.\n")
+    records = [
+        record
+        for parameter in command.get_params(context)
+        if "--traceback" not in parameter.opts and "--help" not in parameter.opts
+        if (record := parameter.get_help_record(context))
+    ]
+    if records:
+        parts.append(
+            table(("option", ""), ((f"`{option}`", plain(text)) for option, text in records))
+        )
+    return "\n".join(parts)
+
+
+def plain_paragraphs(text: str) -> list[str]:
+    """The paragraphs of a docstring as Markdown."""
+    return [f"{plain(' '.join(part.split()))}\n" for part in inspect.cleandoc(text).split("\n\n")]
+
+
+def hooks_part(page: str, draw: Draw) -> str:
+    """Every hook with its exact signature."""
+    parts = [f"Version of the hooks: {HOOKS_VERSION}.\n"]
+    for name, hook in vars(Hooks).items():
+        if name.startswith("txzoo_"):
+            signature = inspect.signature(hook)
+            own = [value for key, value in signature.parameters.items() if key != "self"]
+            line = f"def {name}{signature.replace(parameters=own)}: ..."
+            for module in ("collections.abc.", "zoo.hookspecs.", "typing.", "pathlib."):
+                line = line.replace(module, "")
+            parts += [f"## {name}\n", code(f"@zoo.hookimpl\n{line}", "py")]
+            parts += plain_paragraphs(hook.__doc__ or "")
+    return "\n".join(parts)
+
+
+def figure(picture: str, caption: str) -> str:
+    """An `<svg>` and the words under it, left out of the search."""
+    words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="chart" data-search-exclude>{picture}{words}</figure>'
+
+
+PARTS: dict[str, Callable[[str, Draw], str]] = {
+    "models": models_table,
+    "architectures": architectures_table,
+    "architecture-facts": architecture_facts,
+    "architecture-file": architecture_file,
+    "cost": cost_table,
+    "lengths": lengths_part,
+    "tasks": tasks_table,
+    "task-facts": task_facts,
+    "commands": commands_part,
+    "hooks": hooks_part,
+}
