@@ -1,0 +1,26 @@
+"""The gallery: every model of the registry in a browser, by `txzoo gallery`."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from zoo import View, hookimpl
+
+
+@hookimpl
+def txzoo_commands(cli: Any) -> None:
+    """Add `txzoo gallery`."""
+    from zoo_gallery.command import gallery
+
+    cli.add_command(gallery)
+
+
+@hookimpl
+def txzoo_gallery_views() -> Iterable[View]:
+    """The views of txzoo's own pipelines."""
+    return [
+        View(
+            "text-generation",
+            target="zoo_gallery.views.text_generation:view",
+            summary="Writes on from a text while one watches",
+        )
+    ]

@@ -1,0 +1,143 @@
+"""The tabs that show what is written down: how a model was trained, its card, how to use it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from zoo import Card
+from zoo.charts import losses, read_curve, svg, training_curve, validations
+from zoo.errors import ZooError
+from zoo.folder import RECIPE
+from zoo.numbers import short_bytes, short_count, with_error
+from zoo_gallery import markup
+from zoo_gallery.html import table
+from zoo_gallery.snippets import http_snippet, python_snippet, shell_snippet
+from zoo_gallery.state import Gallery
+
+ROWS = 20  # of a curve that are written out
+LOCAL = "http://127.0.0.1:7860"  # stands in the snippet until the page knows where it is
+
+
+def training_tab(card: Card, tab: gr.Tab) -> None:
+    """Build the Training tab; the curve is drawn when it is opened."""
+    if card.training:
+        gr.HTML(markup.facts({title(key): fact(value) for key, value in card.training.items()}))
+    curve = gr.HTML()
+    with gr.Accordion("The numbers as a table", open=False):
+        numbers = gr.HTML()
+    tab.select(
+        lambda: curve_and_table(card), None, [curve, numbers], api_visibility="private",
+        show_progress="minimal",
+    )  # fmt: skip
+    recipe = card.folder / RECIPE
+    if recipe.is_file():
+        with gr.Accordion("The recipe", open=False):
+            gr.HTML(markup.code(recipe.read_text(encoding="utf-8", errors="replace"), "Recipe"))
+
+
+def curve_and_table(card: Card) -> tuple[str, str]:
+    """The drawn curve, and its numbers; a note in its place when there is none."""
+    try:
+        rows = read_curve(card.folder)
+        if not losses(rows):
+            return markup.note("No training log lies beside this card, so there is no curve."), ""
+        drawing = svg(training_curve(rows), f"Training of {card.name}: loss over steps")
+        return markup.figure(drawing), curve_table(card, rows)
+    except ZooError as error:
+        return markup.error(str(error)), ""
+
+
+def curve_table(card: Card, rows: list[dict[str, Any]]) -> str:
+    """Some lines of a curve, evenly spaced, and every validation."""
+    curve = dict(losses(rows))
+    metric, points = validations(rows)
+    measured = {step: with_error(value, error) for step, value, error in points}
+    steps = sorted(curve)
+    chosen = {steps[(len(steps) - 1) * n // (ROWS - 1)] for n in range(ROWS)} | set(measured)
+    titles = ["Step", "Training loss (nats)", *([f"Validation {metric}"] if metric else [])]
+    lines = []
+    for step in sorted(chosen):
+        loss = f"{curve[step]:.3f}" if step in curve else ""
+        lines.append([str(step), loss, *([measured.get(step, "")] if metric else [])])
+    return table(f"Training of {card.name}", titles, lines)
+
+
+def card_tab(card: Card) -> None:
+    """Build the Card tab: front matter as facts, scores as a table, the prose as it is."""
+    gr.HTML(markup.facts(card_facts(card)))
+    if card.scores:
+        gr.HTML(scores_table(card))
+    gr.HTML(markup.prose(card.text))
+
+
+def card_facts(card: Card) -> Mapping[str, str]:
+    """What the front matter says, in words."""
+    size = sum(record.bytes for record in card.files.values())
+    return {
+        "Pipeline": card.pipeline,
+        "Architecture": card.architecture,
+        "Task": card.task or "",
+        "Parameters": short_count(card.parameters),
+        "Licence": card.license,
+        "Data": ", ".join(card.datasets),
+        "Made from": ", ".join(card.base_models),
+        "Needs": ", ".join(f"{name}{versions}" for name, versions in card.requires.items()),
+        "Files": f"{len(card.files)}, {short_bytes(size)}" if card.files else "",
+        "On the Hub": f"{card.hub.repo} at {card.hub.revision[:12]}" if card.hub else "",
+    }
+
+
+def scores_table(card: Card) -> str:
+    """Every score of the card, with its standard error."""
+    rows = [
+        [
+            score.name,
+            with_error(score.value, score.standard_error),
+            " ".join(filter(None, (score.dataset, score.split))),
+        ]
+        for score in card.scores
+    ]
+    return table(f"Scores of {card.name}", ["Score", "Value ± standard error", "Measured on"], rows)
+
+
+def use_tab(gallery: Gallery, card: Card, tab: gr.Tab) -> None:
+    """Build the Use it tab: code for Python, for a shell and for HTTP, each as it runs."""
+    snippet("Python", python_snippet(card))
+    snippet("Shell", shell_snippet(card))
+    if card.pipeline not in gallery.registry.views.names():
+        return
+    code = http_snippet(card, LOCAL)
+    asked = snippet("HTTP", code)
+    # only the browser knows the address; pages lie side by side below the root
+    js = f"() => {json.dumps(code)}.replace({json.dumps(LOCAL)}, " + (
+        "location.origin + location.pathname.replace(/\\/[^/]*$/, ''))"
+    )
+    tab.select(None, None, asked, js=js, api_visibility="private")
+
+
+def snippet(label: str, code: str) -> gr.Textbox:
+    """A piece of code with a button that copies it.
+
+    Not `gr.Code`: what that scrolls is out of a keyboard's reach, and its colours are too pale.
+    Not a text box's own copy button: it takes the label away from the text.
+    """
+    with gr.Group():
+        box = gr.Textbox(
+            code.removesuffix("\n"), label=label, lines=1, max_lines=20, interactive=False,
+            elem_classes="zoo-snippet",
+        )  # fmt: skip
+        copy = gr.Button(f"Copy {label}", size="sm")
+    copy.click(None, box, None, js="text => navigator.clipboard.writeText(text)")
+    return box
+
+
+def title(key: str) -> str:
+    """A key of front matter as people write it."""
+    return key.replace("_", " ").capitalize()
+
+
+def fact(value: object) -> str:
+    """A value of front matter as people write it."""
+    return f"{value:,}" if isinstance(value, int) else str(value)

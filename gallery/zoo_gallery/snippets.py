@@ -1,0 +1,84 @@
+"""How to use a model, as code that runs: for the gallery's pages and the documentation."""
+
+import shlex
+from collections.abc import Mapping
+
+from zoo import Card
+from zoo.registry import registry
+
+PROMPT = "The"  # for a text model whose card has no example
+SAMPLING: Mapping[str, Mapping[str, float | int]] = {
+    "text-generation": {"temperature": 0.8, "top_p": 0.9, "seed": 1},
+}  # a pipeline's options that are worth showing
+
+
+def python_snippet(card: Card) -> str:
+    """A Python script that loads the model and calls it with the example of its card."""
+    lines = ["import zoo", "", f"model = zoo.load({literal(reference(card))})"]
+    if (text := example(card)) is not None:
+        arguments = [literal(text)]
+        arguments += [f"{name}={value}" for name, value in SAMPLING.get(card.pipeline, {}).items()]
+        lines.append(f"print(model({', '.join(arguments)}))")
+    return "\n".join([*lines, ""])
+
+
+def shell_snippet(card: Card) -> str:
+    """A line for a shell that does the same."""
+    name = reference(card)
+    if (text := example(card)) is None:
+        return f"txzoo info {shlex.quote(name)}\n"
+    words = ["txzoo", "run", name]
+    for option, value in SAMPLING.get(card.pipeline, {}).items():
+        words += [f"--{option.replace('_', '-')}", str(value)]
+    words += ["--", text] if text.startswith("-") else [text]
+    return shlex.join(words) + "\n"
+
+
+def http_snippet(card: Card, url: str) -> str:
+    """A Python script that asks a running gallery.
+
+    Args:
+        card: of the model.
+        url: where the gallery answers.
+    """
+    lines = ["from gradio_client import Client", "", f"client = Client({literal(url)})"]
+    if (text := example(card)) is None:
+        lines.append("client.view_api()")
+    else:
+        call = f"client.predict({literal(text)}, api_name={literal('/' + endpoint(card, 'run'))})"
+        lines.append(f"print({call})")
+    return "\n".join([*lines, ""])
+
+
+def reference(card: Card) -> str:
+    """What `zoo.load` finds the model by: its name, `distribution:name` where two clash.
+
+    One that is not registered is found by its folder.
+    """
+    for name, other in registry().models.items():
+        if other.path == card.path:
+            return name
+    return str(card.folder)
+
+
+def slug(card: Card) -> str:
+    """The model's name as it stands in addresses: a colon would not be one's own there."""
+    return card.name if (name := reference(card)) == str(card.folder) else name.replace(":", "_")
+
+
+def endpoint(card: Card, action: str) -> str:
+    """Name of one of the model's endpoints, the same from start to start.
+
+    Every view calls its main one `run`, as the command does.
+    """
+    return f"{slug(card)}_{action}"
+
+
+def example(card: Card) -> str | None:
+    """An input to try the model with; None when the card has none and none can be guessed."""
+    return card.example or (PROMPT if card.pipeline == "text-generation" else None)
+
+
+def literal(text: str) -> str:
+    """A text as it stands in Python code, between double quotes where that needs no escape."""
+    return repr(text) if '"' in text else '"' + repr("'" + text)[2:]

@@ -1,0 +1,41 @@
+"""The Try tab of each pipeline, one file each.
+
+A view is a function that a plugin names in `txzoo_gallery_views`. It is called with the gallery and
+the model's card, inside the tab, and makes Gradio components there:
+
+- its main endpoint is called `endpoint(card, "run")` and takes the example of the card first;
+- whatever computes waits in the one queue: `concurrency_id=COMPUTE`;
+- models come from `gallery.models.get(reference(card))`, inside the functions that need them;
+- errors that a visitor can do something about leave through `telling`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+
+import gradio as gr
+
+from zoo import Card
+from zoo.errors import InputError, ZooError
+from zoo_gallery.state import Gallery
+
+View = Callable[[Gallery, Card], None]
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Show errors of txzoo on the page as they are; others stay in the log of the server."""
+    try:
+        yield
+    except ZooError as error:
+        # the page renders messages as HTML
+        text = escape(str(error), quote=False)
+        raise gr.Error(text, print_exception=False) from error
+
+
+def check_length(text: str, most: int) -> None:
+    """Raise `InputError` for a text of more characters than the page takes."""
+    if len(text) > most:
+        raise InputError(
+            f"The text has {len(text):,} characters; this page takes {most:,} at most: shorten it"
+        )

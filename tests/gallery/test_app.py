@@ -1,0 +1,302 @@
+"""The app: its pages, its index, what plugins bring to it, and the verb that starts it."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+import torch
+from gradio_client import Client
+from playwright.sync_api import Browser, Locator, Page, expect
+from zoo_gallery import index, model_page
+from zoo_gallery.app import build
+from zoo_gallery.state import Gallery
+
+import zoo
+from zoo.card import Card
+from zoo.cli import main
+
+App = Any
+NAMES = zoo.list_models()
+PAGES = ["compare", "train", *NAMES]
+TABS = ("Attention", "Training", "Card", "Use it")
+WRITING = {"temperature": 0.8, "top_p": 0.9, "max_new_tokens": 60, "seed": 1}  # as the page opens
+
+
+def cards(page: Page) -> Locator:
+    return page.locator(".zoo-card")
+
+
+def sideways(page: Page) -> int:
+    """Pixels by which a page is wider than its window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+
+
+def settled(page: Page) -> None:
+    """Wait until nothing on the page is loading or fading."""
+    page.wait_for_load_state("networkidle")
+    page.wait_for_function("document.getAnimations().every(a => a.playState !== 'running')")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 320])
+def test_every_page_is_accessible(
+    app: App, page: Page, violations: Callable[[Page], list[str]], theme: str, width: int
+) -> None:
+    page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+    page.set_viewport_size({"width": width, "height": 900})
+    for path in ("", *PAGES):
+        page.goto(f"{app.url}/{path}")
+        title = path if path in NAMES else path.capitalize() or "Models"
+        expect(page.get_by_role("heading", level=1)).to_have_text(title)
+        expect(page).to_have_title(f"{title} · txzoo gallery")
+        settled(page)
+        assert violations(page) == []
+        assert sideways(page) <= 0, path
+    for tab in TABS:  # of the last model; all have the same
+        page.get_by_role("tab", name=tab).click()
+        settled(page)
+        if tab in ("Attention", "Training"):
+            expect(page.get_by_role("tabpanel").get_by_role("img").first).to_be_visible()
+        assert violations(page) == []
+        assert sideways(page) <= 0, tab
+
+
+@pytest.mark.browser
+def test_the_index_shows_what_the_cards_say(app: App, page: Page) -> None:
+    page.goto(app.url)
+    expect(cards(page)).to_have_count(len(NAMES))
+    expect(page.get_by_text(f"{len(NAMES)} models", exact=True)).to_be_visible()
+    first = cards(page).first
+    for text in ("alibi-lm", "ALiBi decoder on WikiText-2", "wikitext-2", "1.3M", "172.5 ± 2.0"):
+        expect(first).to_contain_text(text)
+    expect(page.get_by_text("Set aside")).to_have_count(0)
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    assert sideways(page) <= 0
+
+
+@pytest.mark.browser
+def test_search_and_filters(app: App, page: Page) -> None:
+    page.goto(app.url)
+    search = page.get_by_role("textbox", name="Search")
+    search.fill("rotary")
+    expect(cards(page)).to_have_count(1)
+    expect(cards(page)).to_contain_text("rope-lm")
+    expect(page.get_by_text(f"1 of {len(NAMES)} models")).to_be_visible()
+    search.fill("speech-*")
+    expect(cards(page)).to_have_count(2)
+    choose(page, "Architecture", "alibi-decoder")
+    expect(cards(page)).to_have_count(1)
+    search.fill("<b>nothing")
+    expect(page.get_by_text(f"0 of {len(NAMES)} models")).to_be_visible()
+    search.fill("")
+    expect(cards(page)).to_have_count(2)
+    choose(page, "Task", "wikitext-2")
+    expect(cards(page)).to_have_count(1)
+    choose(page, "Architecture", "All")
+    expect(cards(page)).to_have_count(5)
+
+
+def choose(page: Page, label: str, value: str) -> None:
+    page.get_by_role("listbox", name=label).or_(page.get_by_role("combobox", name=label)).click()
+    page.get_by_role("option", name=value, exact=True).click()
+    expect(page.get_by_role("option")).to_have_count(0)
+
+
+@pytest.mark.browser
+def test_a_model_is_found_and_tried_with_the_keyboard_alone(app: App, page: Page) -> None:
+    page.goto(app.url)
+    expect(cards(page)).to_have_count(len(NAMES))
+    reach(page, "a", "synthetic-decoder")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{app.url}/synthetic-decoder")
+    expect(page.get_by_role("button", name="Write")).to_be_visible()
+    reach(page, "button", "Write")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("textbox", name="What it writes")).to_have_value(re.compile(r"\d"))
+
+
+def reach(page: Page, tag: str, text: str) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(
+            "[document.activeElement.localName, document.activeElement.innerText]"
+        )
+        if focused == [tag, text]:
+            return
+    pytest.fail(f"Tab does not reach {tag} {text!r}")
+
+
+def write_plugin(site: Path, name: str, source: str) -> None:
+    """What `pip install` of a plugin would leave."""
+    (site / f"{name}.py").write_text(source)
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[txzoo]\n{name} = {name}\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, tiny_model: Path) -> Path:
+    """A folder with two plugins: one of a model that sorts first and a damaged one, one broken."""
+    models = tmp_path / "models"
+    for name in ("aaa-lm", "damaged-lm"):
+        shutil.copytree(tiny_model, models / name)
+        card = Card.read(models / name)
+        card.data["txzoo"] |= {"name": name, "example": "count 1 2", "summary": "<i>tiny</i> & new"}
+        card.write(models / name)
+    (models / "damaged-lm/README.md").write_text("---\nlicense: [\n---\n")
+    site = tmp_path / "site"
+    site.mkdir()
+    write_plugin(
+        site,
+        "acme",
+        "from pathlib import Path\nfrom zoo import hookimpl\n\n@hookimpl\ndef txzoo_models():\n"
+        f"    return sorted(Path({str(models)!r}).iterdir())\n",
+    )
+    write_plugin(site, "bolts", "raise RuntimeError('out of <b>bolts</b>')\n")
+    return site
+
+
+@pytest.mark.browser
+def test_plugins_between_two_starts(
+    app: App, serve: Callable[..., Any], site: Path, page: Page
+) -> None:
+    page.goto(app.url)
+    expect(cards(page).first).to_contain_text("alibi-lm")
+    torch.set_num_threads(1)  # as the gallery, so that both round alike
+    with serve(PYTHONPATH=str(site)) as other:
+        page.goto(other.url)
+        expect(page.get_by_text(f"{len(NAMES) + 1} models", exact=True)).to_be_visible()
+        expect(cards(page).first).to_contain_text("<i>tiny</i> & new")
+        broken = page.locator(".zoo-broken")
+        expect(broken.filter(has_text="bolts:bolts")).to_contain_text(
+            "RuntimeError: out of <b>bolts</b>"
+        )
+        expect(broken.filter(has_text="damaged-lm, a model of acme:acme")).to_contain_text("README")
+        expect(broken).to_have_count(2)
+        for name, folder in (
+            ("aaa-lm", site.parent / "models/aaa-lm"),
+            ("alibi-lm", zoo.info("alibi-lm").folder),
+        ):
+            example = zoo.info(folder).example
+            pieces: Any = zoo.load(folder)(example, stream=True, **WRITING)
+            page.goto(other.url)
+            page.get_by_role("link", name=name, exact=True).click()
+            expect(page.get_by_role("textbox", name="Prompt")).to_have_value(str(example))
+            page.get_by_role("button", name="Write").click()
+            written = page.get_by_role("textbox", name="What it writes")
+            expect(written).to_have_value("".join(pieces))
+
+
+BUSY = """
+from zoo_gallery.app import launch
+from zoo_gallery.state import Limits
+launch(Limits(new_tokens=20_000, waiting=1))
+"""
+
+
+@pytest.mark.browser
+def test_a_full_queue_says_so(serve: Callable[..., Any], browser: Browser) -> None:
+    with serve(BUSY) as busy:
+        client = Client(busy.url, verbose=False, analytics_enabled=False)
+        ask = {"max_new_tokens": 20_000, "api_name": "/alibi-lm_run"}
+        running = client.submit("The", **ask)
+        next(running)  # it writes
+        waiting = client.submit("A", **ask)
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.goto(f"{busy.url}/rope-lm")
+            page.get_by_role("button", name="Write").click()
+            expect(page.get_by_text(re.compile("busy", re.IGNORECASE)).first).to_be_visible()
+            waiting.cancel()
+            running.cancel()
+            written = page.get_by_role("textbox", name="What it writes")
+
+            def again() -> None:
+                page.get_by_role("button", name="Write").click()
+                expect(written).to_have_value(re.compile(r"\w"), timeout=2000)
+
+            for _ in range(5):
+                with suppress(AssertionError):
+                    again()
+                    break
+            expect(written).to_have_value(re.compile(r"\w"))
+
+
+def html_of(demo: gr.Blocks, page: str) -> str:
+    """All texts of one page's configuration."""
+    config = demo.get_config_file()
+    ids = set(config["page"][page]["components"])  # type: ignore[typeddict-item]
+    return " ".join(
+        str(part["props"].get("value")) for part in config["components"] if part["id"] in ids
+    )
+
+
+def test_a_page_that_cannot_be_built_is_a_red_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = model_page.page
+
+    def page(gallery: Gallery, card: Card) -> None:
+        if card.name == "rope-lm":
+            gr.Textbox("half a page")
+            raise RuntimeError("no <b>page</b>")
+        whole(gallery, card)
+
+    monkeypatch.setattr(model_page, "page", page)
+    demo = build(Gallery())
+    said = "This page is broken:</strong> RuntimeError: no &lt;b&gt;page&lt;/b&gt;"
+    assert said in html_of(demo, "rope-lm")
+    assert html_of(demo, "").count(said) == 1
+    assert "broken" not in html_of(demo, "alibi-lm")
+    hidden = [part for part in demo.get_config_file()["components"] if "half" in str(part["props"])]
+    assert len(hidden) == 1
+
+
+def test_a_model_named_like_a_page_makes_room(tmp_path: Path) -> None:
+    for name, path in (("train", "train-model"), ("assets", "assets-model"), ("my-lm", "my-lm")):
+        card = Card(data={"txzoo": {"name": name}}, text="", path=tmp_path / name / "README.md")
+        assert index.path(card) == path
+
+
+def test_the_face_of_the_plugin_is_light() -> None:
+    script = "import sys, zoo_gallery; print(*{name.split('.')[0] for name in sys.modules})"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"torch", "gradio", "matplotlib", "click"} & set(ran.stdout.split())
+
+
+@pytest.mark.parametrize("missing", ["gradio", "matplotlib"])
+def test_a_missing_extra_says_the_pip_line(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "zoo_gallery.command.find_spec", lambda name: None if name == missing else 1
+    )
+    assert main(["gallery", "--no-open"]) == 1
+    assert "pip install 'txzoo[gallery]'" in capsys.readouterr().err
+
+
+# Gradio leaves the socket that found no free port to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["gallery", "--no-open", "--port", str(port)]) == 2
+    said = f"txzoo: Cannot listen on port {port} of 127.0.0.1: choose another with --port\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("arguments", [["--port", "0"], ["--max-new-tokens", "0"], ["--hots", "x"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gallery", *arguments]) == 2
+    assert arguments[0] in capsys.readouterr().err

@@ -1,0 +1,117 @@
+"""The gallery as programs meet it: stable names, and the answers that the library gives."""
+
+import ast
+import contextlib
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from zoo_gallery.snippets import http_snippet
+
+import zoo
+from zoo.attention import token_labels
+
+BUNDLED = zoo.list_models(bundled=True)
+OPTIONS: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "top_k": 50, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def client(app: Any) -> Iterator[Client]:
+    connected = Client(app.url, verbose=False)
+    yield connected
+    connected.close()
+
+
+def test_names_are_the_models_and_what_they_do(client: Client) -> None:
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    for name in BUNDLED:
+        assert {f"/{name}_run", f"/{name}_attention"} <= set(named)
+    arguments = [entry["parameter_name"] for entry in named["/alibi-lm_run"]["parameters"]]
+    assert arguments == ["prompt", "temperature", "top_p", "top_k", "max_new_tokens", "seed"]
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_model_answers_as_the_library_does(client: Client, name: str) -> None:
+    prompt = zoo.info(name).example
+    options = {**OPTIONS, "max_new_tokens": 12}
+    answer = client.predict(prompt, api_name=f"/{name}_run", **options)
+    assert answer == zoo.load(name)(prompt, **options)
+    assert answer.startswith(prompt) and answer != prompt
+
+
+def test_an_answer_arrives_while_it_is_written(client: Client) -> None:
+    texts = list(client.submit("In 1914 ,", api_name="/rope-lm_run", max_new_tokens=25, **OPTIONS))
+    assert len(texts) > 10
+    assert all(
+        later.startswith(text) and later != text
+        for text, later in zip(texts, texts[1:], strict=False)
+    )
+    assert texts[-1] == zoo.load("rope-lm")("In 1914 ,", max_new_tokens=25, **OPTIONS)
+
+
+def test_a_model_with_few_positions_writes_as_much_as_they_hold(client: Client) -> None:
+    answer = client.predict("We must", api_name="/speech-decoder_run", max_new_tokens=200)
+    model = zoo.load("speech-decoder")
+    room = model.config.max_seq_len - len(model.tokenizer.encode("We must").ids) + 1
+    wanted = {"max_new_tokens": room, "temperature": 0.8, "top_p": 0.9, "seed": 1}
+    assert answer == model("We must", **wanted)
+
+
+def test_attention_is_the_model_s_own(client: Client) -> None:
+    text, layer, head = "The river flows north", 2, 3
+    answer = client.predict(text, layer, head, api_name="/alibi-lm_attention")
+    model = zoo.load("alibi-lm")
+    assert answer["tokens"] == token_labels(model.tokenizer, text)
+    expected = model.attention(text)[layer - 1][head - 1]
+    assert len(answer["weights"]) == len(answer["tokens"])
+    for row, line in zip(answer["weights"], expected.tolist(), strict=True):
+        assert row == pytest.approx(line, abs=1e-6)
+        assert sum(row) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("layer", "head"), [(0, 1), (5, 1), (1, 0), (1, 99), (-1, 1)])
+def test_a_head_that_is_not_there_is_refused(client: Client, layer: int, head: int) -> None:
+    with pytest.raises(AppError, match=rf"no layer {layer}, head {head}: alibi-lm has 4 layers"):
+        client.predict("The river", layer, head, api_name="/alibi-lm_attention")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("temperature", 9), ("temperature", -1), ("top_p", 0), ("max_new_tokens", 10**9)],
+)
+def test_an_option_out_of_range_is_refused(client: Client, option: str, value: float) -> None:
+    with pytest.raises(AppError, match=f"Value {value} is"):
+        client.predict("The", api_name="/alibi-lm_run", **{option: value})
+
+
+def test_many_at_once_each_get_their_own(client: Client) -> None:
+    asked = [(name, f"In {year} ,") for name in ("alibi-lm", "rope-lm") for year in (1912, 1943)]
+    options = {**OPTIONS, "max_new_tokens": 10}
+
+    def ask(name: str, prompt: str) -> str:
+        return client.submit(prompt, api_name=f"/{name}_run", **options).result()
+
+    with ThreadPoolExecutor(len(asked)) as threads:
+        answers = list(threads.map(lambda each: ask(*each), asked))
+    assert answers == [zoo.load(name)(prompt, **options) for name, prompt in asked]
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_snippet_runs(app: Any, name: str) -> None:
+    code = http_snippet(zoo.info(name), app.url)
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        exec(compile(code, "snippet", "exec"), space := {})
+    space["client"].close()
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    (prompt,) = [ast.literal_eval(c.args[0]) for c in calls if "predict" in ast.unparse(c.func)]
+    defaults = {"temperature": 0.8, "top_p": 0.9, "seed": 1, "max_new_tokens": 60}
+    model = zoo.load(name)
+    if (positions := getattr(model.module, "max_len", None)) is not None:
+        room = positions - len(model.tokenizer.encode(prompt).ids) + 1
+        defaults["max_new_tokens"] = min(60, room)
+    assert model(prompt, **defaults) in shown.getvalue()

@@ -1,0 +1,272 @@
+"""A model's page in a browser: text streams, sliders matter, attention redraws, snippets run."""
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from playwright.sync_api import Browser, Locator, Page, expect
+
+import zoo
+from zoo.charts import losses, read_curve
+from zoo.cli import cli
+
+pytestmark = pytest.mark.browser
+TABS = ["Try", "Attention", "Training", "Card", "Use it"]
+MODEL = "speech-alibi"
+
+
+def visit(page: Page, url: str, model: str = MODEL, tab: str = "Try") -> None:
+    page.goto(f"{url}/{model}")
+    open_tab(page, tab)
+
+
+def open_tab(page: Page, name: str) -> None:
+    # Gradio keeps a hidden copy of the tabs, to measure them
+    tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
+    tab.click()
+    expect(tab).to_have_attribute("aria-selected", "true")
+
+
+def number(page: Page, label: str, value: float) -> None:
+    field = page.get_by_label(f"number input for {label}")
+    field.fill(str(value))
+    field.press("Tab")
+
+
+def output(page: Page) -> Locator:
+    return page.get_by_label("What it writes")
+
+
+def write(page: Page) -> str:
+    """Press Write, wait for the end, give the text."""
+    with page.expect_response(lambda answer: "queue/join" in answer.url):
+        page.get_by_role("button", name="Write").click()
+    texts = [""]
+    while len(texts) < 5 or texts[-1] != texts[-5] or not texts[-1]:
+        page.wait_for_timeout(200)
+        texts.append(output(page).input_value())
+        assert len(texts) < 200, "it never ends"
+    return texts[-1]
+
+
+def test_the_page_says_what_the_model_is(app: Any, page: Page) -> None:
+    visit(page, app.url)
+    card = zoo.info(MODEL)
+    expect(page.get_by_role("heading", level=1)).to_have_text(MODEL)
+    expect(page).to_have_title(re.compile(MODEL))
+    for text in (card.summary, card.architecture, card.task, card.license):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    tabs = page.get_by_role("tab").locator("visible=true")
+    assert tabs.all_inner_texts() == TABS
+
+
+def test_text_streams_and_is_what_the_model_writes(app: Any, page: Page) -> None:
+    visit(page, app.url)
+    number(page, "Length", 150)
+    page.evaluate(
+        """() => {
+            const area = document.querySelector('textarea[disabled], textarea[readonly]');
+            window.seen = [];
+            setInterval(() => seen.push(area.value), 10);
+        }"""
+    )
+    text = write(page)
+    seen = list(dict.fromkeys(page.evaluate("window.seen")))
+    assert len([part for part in seen if part]) > 5
+    assert all(text.startswith(part) for part in seen)
+    options = {"temperature": 0.8, "top_p": 0.9, "seed": 1, "max_new_tokens": 150}
+    assert text == zoo.load(MODEL)(zoo.info(MODEL).example, **options)
+
+
+def test_every_slider_changes_the_outcome(app: Any, page: Page) -> None:
+    visit(page, app.url)
+    number(page, "Length", 20)
+    first = write(page)
+    assert write(page) == first  # the seed holds
+    model, prompt = zoo.load(MODEL), zoo.info(MODEL).example
+    options = {"temperature": 0.8, "top_p": 0.9, "top_k": 0, "max_new_tokens": 20, "seed": 1}
+    changes = {
+        "Temperature": ("temperature", 1.9),
+        "Top-k": ("top_k", 3),
+        "Top-p": ("top_p", 0.05),
+        "Length": ("max_new_tokens", 8),
+    }
+    texts = [first]
+    for label, (option, value) in changes.items():
+        number(page, label, value)
+        options[option] = value
+        texts.append(write(page))
+        assert texts[-1] == model(prompt, **options), label
+    assert len(set(texts)) == len(texts)
+    number(page, "Top-p", 1)
+    page.get_by_label("Seed").fill("77")
+    options |= {"top_p": 1, "seed": 77}
+    assert write(page) == model(prompt, **options)
+
+
+def test_the_example_comes_back(app: Any, page: Page) -> None:
+    visit(page, app.url)
+    page.get_by_label("Prompt").fill("something else")
+    page.get_by_role("button", name="Example").click()
+    expect(page.get_by_label("Prompt")).to_have_value(zoo.info(MODEL).example)
+
+
+def cells(page: Page) -> list[list[str]]:
+    return page.locator(".zoo-table:visible tbody tr").evaluate_all(
+        "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
+    )
+
+
+def test_attention_follows_text_layer_and_head(app: Any, page: Page) -> None:
+    visit(page, app.url, "alibi-lm", "Attention")
+    drawing = page.locator(".zoo-figure svg:visible")
+    expect(drawing).to_have_accessible_name("Attention of alibi-lm, layer 1, head 1")
+    page.get_by_role("button", name="The numbers as a table").locator("visible=true").click()
+    model = zoo.load("alibi-lm")
+
+    def check(text: str, layer: int, head: int) -> None:
+        title = f"alibi-lm, layer {layer}, head {head}"
+        expect(drawing).to_have_accessible_name(f"Attention of {title}")
+        expect(page.locator(".zoo-table:visible caption")).to_have_text(
+            f"Attention weights, {title}"
+        )
+        weights = model.attention(text)[layer - 1][head - 1].tolist()
+        expect(page.locator(".zoo-table:visible tbody tr")).to_have_count(len(weights))
+        shown = [[cell for cell in row[1:] if cell] for row in cells(page)]
+        assert shown == [[f"{w:.2f}" for w in row[: i + 1]] for i, row in enumerate(weights)]
+
+    check(zoo.info("alibi-lm").example, 1, 1)
+    before = drawing.inner_html()
+    page.locator("fieldset:visible", has_text="Layer").get_by_label("3").check()
+    check(zoo.info("alibi-lm").example, 3, 1)
+    page.locator("fieldset:visible", has_text="Head").get_by_label("4").check()
+    check(zoo.info("alibi-lm").example, 3, 4)
+    assert drawing.inner_html() != before
+    page.get_by_label("Text", exact=True).fill("")
+    page.get_by_label("Text", exact=True).press_sequentially("The river flows north")
+    check("The river flows north", 3, 4)
+
+
+def test_training_shows_curve_and_numbers(app: Any, page: Page) -> None:
+    visit(page, app.url, "alibi-lm", "Training")
+    expect(page.locator(".zoo-figure svg:visible")).to_have_accessible_name(
+        "Training of alibi-lm: loss over steps"
+    )
+    page.get_by_role("button", name="The numbers as a table").locator("visible=true").click()
+    expect(page.locator(".zoo-table:visible")).to_be_visible()
+    rows = read_curve(zoo.info("alibi-lm").folder)
+    curve = dict(losses(rows))
+    shown = {int(row[0].replace(",", "")): row[1:] for row in cells(page)}
+    assert 15 < len(shown) < 40
+    assert {min(curve), max(curve)} <= set(shown)
+    assert all(row[0] == f"{curve[step]:.3f}" for step, row in shown.items() if step in curve)
+    validated = {row["step"] for row in rows if row.get("validation") and "step" in row}
+    assert validated and validated <= {step for step, row in shown.items() if row[1]}
+    page.get_by_role("button", name="The recipe").click()
+    expect(page.locator(".zoo-code")).to_contain_text('architecture = "alibi-decoder"')
+
+
+def test_the_card_is_the_card(app: Any, page: Page) -> None:
+    visit(page, app.url, tab="Card")
+    card = zoo.info(MODEL)
+    assert len(cells(page)) == len(card.scores)
+    assert [row[0] for row in cells(page)] == [score.name for score in card.scores]
+    headings = re.findall(r"^## (.+)$", card.text, re.M)
+    for heading in headings:
+        expect(page.get_by_role("heading", name=heading, level=2)).to_be_visible()
+    assert headings
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+
+
+def test_what_the_page_says_to_type_runs(
+    app: Any, page: Page, capsys: pytest.CaptureFixture[str]
+) -> None:
+    visit(page, app.url, tab="Use it")
+    expect(page.get_by_label("HTTP", exact=True)).to_have_value(re.compile(re.escape(app.url)))
+    snippets = {
+        name: page.get_by_label(name, exact=True).input_value()
+        for name in ("Python", "Shell", "HTTP")
+    }
+    exec(compile(snippets["Python"], "python", "exec"), {})
+    written = capsys.readouterr().out
+    shell = CliRunner().invoke(cli, shlex.split(snippets["Shell"])[1:], catch_exceptions=False)
+    assert shell.stdout == written != ""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        exec(compile(snippets["HTTP"], "http", "exec"), space := {})
+    space["client"].close()
+    answer = re.sub(r"^Loaded as API: \S+( ✔)?\n", "", shown.getvalue()).strip()
+    assert len(answer.split()) > 20
+    assert written.startswith(answer[:80])  # the page's answers are shorter
+
+
+def test_a_snippet_is_copied(app: Any, page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit(page, app.url, tab="Use it")
+    page.get_by_role("button", name="Copy Python").click()
+    page.wait_for_function("async () => (await navigator.clipboard.readText()).length > 0")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.get_by_label("Python", exact=True).input_value()
+    assert copied.startswith("import zoo")
+
+
+def test_all_of_it_by_keyboard(app: Any, page: Page) -> None:
+    """A tab is chosen, a prompt written, a slider moved and the button pressed by keys alone."""
+    page.goto(f"{app.url}/{MODEL}")
+    expect(page.get_by_label("Prompt")).to_be_visible()
+
+    def reach(wanted: Locator) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if wanted.evaluate("element => element === document.activeElement"):
+                return
+        pytest.fail(f"Tab never reaches {wanted}")
+
+    reach(page.get_by_label("Prompt"))
+    page.keyboard.press("Control+A")
+    page.keyboard.type("We will")
+    reach(page.get_by_role("button", name="Write"))
+    page.keyboard.press("Enter")
+    expect(output(page)).to_have_value(re.compile("^We will.{20}", re.S))
+    slider = page.get_by_label("range slider for Temperature")
+    reach(slider)
+    page.keyboard.press("ArrowRight")
+    assert slider.input_value() == "0.85"
+    page.keyboard.press("Control+Home")
+    reach(page.get_by_role("tab", name="Card").locator("visible=true"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=2).first).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 320])
+def test_every_tab_is_accessible_and_fits(
+    app: Any,
+    browser: Browser,
+    violations: Callable[[Page], list[str]],
+    width: int,
+    theme: Any,
+) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=theme, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    page.goto(f"{app.url}/{MODEL}?__theme={theme}")
+    for tab in TABS:
+        open_tab(page, tab)
+        if tab == "Try":
+            write(page)
+        if tab in ("Attention", "Training"):
+            expect(page.locator(".zoo-figure svg:visible")).to_be_visible()
+            page.get_by_role("button", name="The numbers as a table").locator(
+                "visible=true"
+            ).click()
+            expect(page.locator(".zoo-table:visible")).to_be_visible()
+        assert violations(page) == [], tab
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+    context.close()
