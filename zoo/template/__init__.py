@@ -31,7 +31,7 @@ class Names:
         name: what it brings is called, `hello`.
         title: for classes, `Hello`.
         model: name of its model, `hello-tiny`.
-        what: the kind, in words.
+        what: the kind, in words that begin a sentence.
         first, second: commands to try what was made.
     """
 
@@ -95,7 +95,8 @@ def _names(distribution: str, kind: str) -> Names:
         "tuning": ("txzoo plugins", "python -m pytest"),
     }
     title = "".join(word.capitalize() for word in name.split("-"))
-    return Names(distribution, package, name, title, model, kind, *tries[kind])
+    what = f"{'An' if kind == 'architecture' else 'A'} {kind}"
+    return Names(distribution, package, name, title, model, what, *tries[kind])
 
 
 def _require_free(names: Names, kind: str) -> None:
