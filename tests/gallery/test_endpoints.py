@@ -3,8 +3,10 @@
 import ast
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,3 +117,12 @@ def test_the_snippet_runs(app: Any, name: str) -> None:
         room = positions - len(model.tokenizer.encode(prompt).ids) + 1
         defaults["max_new_tokens"] = min(60, room)
     assert model(prompt, **defaults) in shown.getvalue()
+
+
+def test_the_example_of_the_docs_runs(app: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gallery.md").read_text("utf-8")
+    (code,) = re.findall(r"^```py\n(.*?)^```$", page, re.M | re.S)
+    exec(compile(code.replace("http://127.0.0.1:7860", app.url), "docs", "exec"), space := {})
+    space["client"].close()
+    assert "The museum was built in" in capsys.readouterr().out
+    assert set(space["weights"]) == {"tokens", "weights"}

@@ -97,7 +97,9 @@ def list_models(
     everything = [score for _, card in models.items() for score in card.scores]
     ordered = _sorted(cards, sort, everything)
     if as_json:
-        rows = [{**_facts(card), "name": name} for name, card in ordered.items()]
+        rows = [
+            {**_facts(card, models.owner(name)), "name": name} for name, card in ordered.items()
+        ]
         output.print_json(rows)
     elif ordered:
         output.print_table(
@@ -195,9 +197,8 @@ def _row(name: str, card: "Card", sort: str) -> tuple[str, ...]:
     return (name, card.architecture, card.task or "", card.license, size, shown)
 
 
-def _facts(card: "Card") -> dict[str, Any]:
-    """A card as JSON."""
-    owner = _owner(card)
+def _facts(card: "Card", owner: "Plugin | None") -> dict[str, Any]:
+    """A card as JSON, with the plugin that brings it."""
     return {
         "name": card.name,
         "summary": card.summary,
@@ -252,7 +253,7 @@ def info(ref: str, as_json: bool) -> None:
     import zoo
 
     card = zoo.info(ref)
-    facts = _facts(card)
+    facts = _facts(card, _owner(card))
     if as_json:
         return output.print_json(facts)
     click.echo(output.styled(card.name, fg="cyan", bold=True))
