@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from zoo.cli import VERBS, cli, commands
 from zoo.hookspecs import HOOKS_VERSION, Hooks
 from zoo.numbers import lower_is_better, short_bytes, short_count, with_error
 from zoo.registry import registry, resolve
+from zoo.testing import CHECKS, KIT_VERSION, check_plugin
 
 HERE = Path(__file__).parent
 SHOWN_TOKENS = 20  # of a text whose attention is drawn: more labels cannot be read
@@ -267,6 +269,7 @@ def architecture_facts(page: str, draw: Draw) -> str:
         "reads checkpoints of": ", ".join(f"`{kind}`" for kind in entry.model_types),
         "models": ", ".join(map(model_link, mine)),
         "plugin": f"`{owner.name}` {owner.version}",
+        "conformance": f"{plain(conformance(owner.name))}, see [the kit](../guides/conformance.md)",
     }
     parts = [table(("", ""), ((key, value) for key, value in rows.items() if value))]
     cost = [line for line in cost_lines() if line.startswith(f"| {name}")]
@@ -279,6 +282,24 @@ def architecture_facts(page: str, draw: Draw) -> str:
         parts += ["## Longer texts than in training\n", lengths_table(series)]
         parts.append("Perplexity per word on the test split, by tokens read at once; ")
         parts.append("drawn beside the others: [all architectures](index.md#length).\n")
+    return "\n".join(parts)
+
+
+@cache
+def conformance(plugin: str) -> str:
+    """What the conformance kit finds in a plugin, in words."""
+    report = check_plugin(plugin, level="quick", on_fail=None)
+    failed = [result.number for result in report.results if not result.ok]
+    words = f"failed {', '.join(failed)}" if failed else f"passed {report.count('passed')}"
+    return f"{words} (kit {report.kit}, {report.level})"
+
+
+def checks_part(page: str, draw: Draw) -> str:
+    """Every check of the conformance kit."""
+    parts = [f"Version of the kit: {KIT_VERSION}.\n"]
+    for kind in dict.fromkeys(check.kind for check in CHECKS):
+        rows = ((f"`{c.number}`", plain(c.title), c.level) for c in CHECKS if c.kind == kind)
+        parts += [f"### Of each {kind}\n", table(("number", "holds when", "level"), rows)]
     return "\n".join(parts)
 
 
@@ -473,4 +494,5 @@ PARTS: dict[str, Callable[[str, Draw], str]] = {
     "task-facts": task_facts,
     "commands": commands_part,
     "hooks": hooks_part,
+    "checks": checks_part,
 }

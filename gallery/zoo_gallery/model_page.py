@@ -31,7 +31,7 @@ def page(gallery: Gallery, card: Card) -> None:
         with gr.Tab("Training", id="training") as tab:
             training_tab(card, tab)
         with gr.Tab("Card", id="card"):
-            card_tab(card)
+            card_tab(gallery, card)
         with gr.Tab("Use it", id="use") as tab:
             use_tab(gallery, card, tab)
 

@@ -11,6 +11,7 @@ from zoo.charts import losses, read_curve, svg, training_curve, validations
 from zoo.errors import ZooError
 from zoo.folder import RECIPE
 from zoo.numbers import short_bytes, short_count, with_error
+from zoo.testing import last_record
 from zoo_gallery import markup
 from zoo_gallery.html import table
 from zoo_gallery.snippets import http_snippet, python_snippet, shell_snippet
@@ -64,9 +65,9 @@ def curve_table(card: Card, rows: list[dict[str, Any]]) -> str:
     return table(f"Training of {card.name}", titles, lines)
 
 
-def card_tab(card: Card) -> None:
+def card_tab(gallery: Gallery, card: Card) -> None:
     """Build the Card tab: front matter as facts, scores as a table, the prose as it is."""
-    gr.HTML(markup.facts(card_facts(card)))
+    gr.HTML(markup.facts({**card_facts(card), **plugin_facts(gallery, card)}))
     if card.scores:
         gr.HTML(scores_table(card))
     gr.HTML(markup.prose(card.text))
@@ -87,6 +88,16 @@ def card_facts(card: Card) -> Mapping[str, str]:
         "Files": f"{len(card.files)}, {short_bytes(size)}" if card.files else "",
         "On the Hub": f"{card.hub.repo} at {card.hub.revision[:12]}" if card.hub else "",
     }
+
+
+def plugin_facts(gallery: Gallery, card: Card) -> Mapping[str, str]:
+    """The plugin that brings a model, and what the conformance kit found in it here last."""
+    names = [name for name, other in gallery.registry.models.items() if other.path == card.path]
+    if not names:
+        return {}
+    plugin = gallery.registry.models.owner(names[0])
+    found = str(last_record(plugin) or f"not checked here: txzoo check-plugin {plugin.name}")
+    return {"Plugin": f"{plugin.name} {plugin.version}", "Conformance": found}
 
 
 def scores_table(card: Card) -> str:

@@ -15,6 +15,7 @@ import zoo
 from zoo.cli import VERBS, commands
 from zoo.hookspecs import Hooks
 from zoo.registry import registry
+from zoo.testing import pytest_plugin
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -127,7 +128,9 @@ def test_hooks(pages: dict[str, str]) -> None:
     hooks = {name for name in vars(Hooks) if name.startswith("txzoo_")}
     shown = set(re.findall(r'<h2 id="(txzoo_\w+)"', pages["reference/hooks.html"]))
     assert shown == hooks
-    assert set(re.findall(r"\btxzoo_[a-z_]+\b", written())) <= hooks
+    fixtures = {name for name in vars(pytest_plugin) if name.startswith("txzoo_")}
+    named = set(re.findall(r"\btxzoo_[a-z_]+\b", written()))
+    assert fixtures < named <= hooks | fixtures
 
 
 def test_commands(pages: dict[str, str]) -> None:

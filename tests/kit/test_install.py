@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from pathlib import Path
 import pytest
 
 import zoo
-from zoo.template import KINDS
+from zoo.template import KINDS, write_plugin
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
+TUTORIAL = ROOT / "docs" / "guides" / "write-a-plugin.md"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python"]
 SETTINGS = ("TXZOO_", "PYTHON", "HF_")
 
@@ -221,29 +223,57 @@ def test_a_plugin_of_ours_is_the_same_in_a_distribution_of_its_own(
         )
 
 
+def project(environment: Environment, folder: Path, kind: str) -> Path:
+    """A generated plugin, installed as its README says."""
+    done = environment.txzoo("new-plugin", "zoo-hello", "--kind", kind, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    environment.install("-e", str(folder / "zoo-hello"))
+    return folder / "zoo-hello"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_generated_installs_and_passes_its_own_tests(kind: str, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "venv")
-    project = tmp_path / "zoo-fresh"
-    done = environment.txzoo("new-plugin", "zoo-fresh", "--kind", kind, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    environment.install("-e", str(project))
-    tested = environment.run("-m", "pytest", "-q", cwd=project)
+    made = project(environment, tmp_path, kind)
+    tested = environment.run("-m", "pytest", "-q", cwd=made)
     assert tested.returncode == 0, tested.stdout
-    if kind not in ("architecture", "task"):
+    if kind != "task":  # the tutorial below does the rest for an architecture
         return
-    lines = [
-        line.split()[1:]
-        for line in (project / "README.md").read_text().splitlines()
-        if line.startswith("txzoo ")
-    ]
-    assert [words[0] for words in lines] == ["check-plugin", "train", "verify"]
-    for words in (*lines[1:], lines[0]):  # trained first, so that its model is checked too
-        done = environment.txzoo(*words, cwd=project)
+    lines = (made / "README.md").read_text().splitlines()
+    commands = [line.split()[1:] for line in lines if line.startswith("txzoo ")]
+    assert [words[0] for words in commands] == ["check-plugin", "train", "verify"]
+    for words in commands:
+        done = environment.txzoo(*words, cwd=made)
         assert done.returncode == 0, done.stdout + done.stderr
-    listed = json.loads(environment.txzoo("list", "fresh-tiny", "--json").stdout)
-    assert [model["name"] for model in listed] == ["fresh-tiny"]
-    sent = environment.txzoo("publish", "fresh-tiny", "you/fresh-tiny", "--dry-run")
+
+
+def test_the_tutorial_shows_what_is_generated(tmp_path: Path) -> None:
+    write_plugin("zoo-hello", tmp_path / "zoo-hello")
+    block = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```$", re.M | re.S)
+    shown: dict[str, list[str]] = {}
+    for path, text in block.findall(TUTORIAL.read_text("utf-8")):
+        shown.setdefault(path, []).append(text.strip("\n"))
+    assert {"zoo_hello/__init__.py", "zoo_hello/model.py"} < set(shown)
+    for path, parts in shown.items():
+        written = (tmp_path / "zoo-hello" / path).read_text("utf-8")
+        assert re.sub(r"\n+", "\n", "\n".join(parts)) == re.sub(r"\n+", "\n", written.strip("\n"))
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_and_ends_with_a_model_to_publish(tmp_path: Path) -> None:
+    environment = Environment(tmp_path / "venv")
+    made = project(environment, tmp_path, "architecture")
+    text = TUTORIAL.read_text("utf-8")
+    commands = [shlex.split(line) for line in re.findall(r"^\$ (.+)$", text, re.M)]
+    assert [words[0] for words in commands[:3]] == ["txzoo", "cd", "pip"]  # done above
+    assert {words[0] for words in commands[3:]} == {"txzoo", "pytest"}
+    for words in commands[3:]:
+        module = ["-m", "zoo"] if words[0] == "txzoo" else ["-m", "pytest", "-q"]
+        done = environment.run(*module, *words[1:], cwd=made)
+        assert done.returncode == 0, done.stdout + done.stderr
+    listed = json.loads(environment.txzoo("list", "hello-tiny", "--json").stdout)
+    assert [model["name"] for model in listed] == ["hello-tiny"]
+    sent = environment.txzoo("publish", "hello-tiny", "you/hello-tiny", "--dry-run")
     assert sent.returncode == 0, sent.stderr
     assert "Nothing was sent (--dry-run)" in sent.stdout
