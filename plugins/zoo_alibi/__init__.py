@@ -16,6 +16,7 @@ def txzoo_architectures() -> Iterable[Architecture]:
             summary="Positions as a slope on the attention scores, no position parameters",
             paper="https://arxiv.org/abs/2108.12409",
             model_types=("bloom",),
+            tiny=({}, {"embedding_norm": False}),
         )
     ]
 

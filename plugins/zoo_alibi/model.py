@@ -9,7 +9,8 @@ every step between query and key, softmax(q k^T / sqrt(E) - slope * distance), a
 its own slope. Distances grow without end, so the model reads texts longer than it was trained on.
 
 Differences from the paper: the block around it is BLOOM's (BigScience 2022, arXiv:2211.05100): a
-norm after the token embedding, GELU in its tanh form. The tests hold the two equal.
+norm after the token embedding (which can be left out), GELU in its tanh form. The tests hold the
+two equal.
 
 Letters: B batch, T query length, S key length, D d_model, H heads, E d_head, F d_ff, V vocabulary.
 """
@@ -42,6 +43,7 @@ class AlibiConfig(Config):
     dropout: float = 0.0
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
+    embedding_norm: bool = True  # BLOOM's; the paper's own models have none
 
     def __post_init__(self) -> None:
         self.require_positive("vocab_size", "max_seq_len", "d_model", "n_layers", "n_heads", "d_ff")
@@ -138,7 +140,9 @@ class AlibiDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.norm_embedding = LayerNorm(config.d_model, config.norm_eps)
+        self.norm_embedding = (
+            LayerNorm(config.d_model, config.norm_eps) if config.embedding_norm else nn.Identity()
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = LayerNorm(config.d_model, config.norm_eps)
@@ -225,9 +229,14 @@ class AlibiDecoder(nn.Module):
         BLOOM's F is 4 D; a narrower feed-forward is filled up with zeros, which change nothing.
 
         Raises:
-            ConfigError: `d_ff` above 4 * `d_model`.
+            ConfigError: `d_ff` above 4 * `d_model`, or no norm after the embedding.
         """
         c = self.config
+        if not c.embedding_norm:
+            raise ConfigError(
+                "BLOOM has a norm after the embedding, and this model has none "
+                "(embedding_norm is False): it cannot be written as BLOOM"
+            )
         missing = 4 * c.d_model - c.d_ff
         if missing < 0:
             raise ConfigError(

@@ -20,6 +20,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 STARTED = 120  # seconds that a start may take on a machine with other things to do
+LEFT_OUT = ("GRADIO_", "TXZOO_DATA")  # what a stranger's machine does not have
 COMMAND = "import sys; from zoo.cli import main; sys.exit(main(['gallery', '--no-open']))"
 
 
@@ -49,7 +50,7 @@ def running(code: str, log: Path, env: dict[str, str]) -> Iterator[App]:
     """A process that runs Python code which starts the gallery, until it answers."""
     port = free_port()
     settings = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("GRADIO_")},
+        **{name: value for name, value in os.environ.items() if not name.startswith(LEFT_OUT)},
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(log.with_suffix("")),

@@ -28,8 +28,8 @@ Plant = Callable[..., Path]
 BUILT_IN = sorted(p.name for p in zoo.list_plugins() if p.distribution == "txzoo")
 MODEL = "zoo_hello/model.py"
 NO_GRADIENT = (
-    "        nn.init.normal_(self.token_embedding.weight, std=0.02)\n",
-    "        nn.init.normal_(self.token_embedding.weight, std=0.02)\n"
+    "        nn.init.normal_(self.token_embedding.weight, std=0.1)\n",
+    "        nn.init.normal_(self.token_embedding.weight, std=0.1)\n"
     "        self.unused = nn.Parameter(torch.ones(3))\n",
 )
 

@@ -23,7 +23,7 @@ Spoil = Callable[[Path], None]
 FACE, MODEL = "zoo_hello/__init__.py", "zoo_hello/model.py"
 CARD, RECIPE = "zoo_hello/models/hello-tiny/README.md", "zoo_hello/models/hello-tiny/recipe.toml"
 METADATA = "zoo_hello-0.1.0.dist-info/METADATA"
-BUILT = "        nn.init.normal_(self.token_embedding.weight, std=0.02)\n"
+BUILT = "        nn.init.normal_(self.token_embedding.weight, std=0.1)\n"
 FORWARD = "        T = ids.shape[1]\n"
 RETURN = "        return self.norm(x) @ self.token_embedding.weight.T\n"
 

@@ -1,5 +1,7 @@
 """ALiBi against BLOOM, and its slopes against the published ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from zoo_alibi.model import AlibiDecoder, distance_bias, slopes
@@ -45,6 +47,18 @@ def test_ours_opens_as_bloom(wide, exported, assert_twins, tied, d_ff) -> None:
     theirs = exported(ours)
     assert type(theirs).__name__ == "BloomForCausalLM"
     assert_twins(ours, theirs, positions=False)
+
+
+def test_without_its_norm_it_is_bloom_without_that_norm(twins, assert_twins) -> None:
+    config = transformers.BloomConfig(vocab_size=29, hidden_size=12, n_layer=2, n_head=3)
+    ours, theirs = twins(config)
+    bare = AlibiDecoder(replace(ours.config, embedding_norm=False)).eval()
+    kept = {name: t for name, t in ours.state_dict().items() if "norm_embedding" not in name}
+    bare.load_state_dict(kept, strict=True)
+    theirs.transformer.word_embeddings_layernorm = torch.nn.Identity()
+    assert_twins(bare, theirs, positions=False)
+    with pytest.raises(ConfigError, match="BLOOM has a norm after the embedding"):
+        bare.to_transformers()
 
 
 def test_what_bloom_cannot_be_is_refused(wide) -> None:
