@@ -1,4 +1,4 @@
-"""What each installed architecture costs at one size: numbers to store, time to train and to write.
+"""What each installed decoder costs at one size: numbers to store, time to train and to write.
 
     python benchmarks/architectures.py > docs/_build/cost.md
 
@@ -8,6 +8,7 @@ architectures take turns, and the median round counts. Printed: a Markdown table
 """
 
 import argparse
+import inspect
 import statistics
 import time
 from collections.abc import Callable
@@ -32,6 +33,11 @@ SIZES = {
 }
 ROWS = 8  # of SIZES["max_seq_len"] tokens, in a training step
 PROMPT, NEW = 8, 120
+
+
+def is_decoder(name: str) -> bool:
+    target = resolve(registry().architectures.get(name).target)
+    return "cache" in inspect.signature(target.forward).parameters
 
 
 def build(name: str) -> torch.nn.Module:
@@ -68,7 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    modules = {name: build(name) for name in zoo.list_architectures()}
+    modules = {name: build(name) for name in zoo.list_architectures() if is_decoder(name)}
     training: dict[str, list[float]] = {name: [] for name in modules}
     writing: dict[str, list[float]] = {name: [] for name in modules}
     for round_number in range(options.rounds + 1):

@@ -1,4 +1,7 @@
-"""Checks of an architecture: what every decoder promises, whatever its positions.
+"""Checks of an architecture: what all that read tokens promise, and what decoders do besides.
+
+A decoder is one whose `forward` takes a cache: it goes on from a text. Others, such as encoders,
+see all of it at once.
 
 Letters: B batch, T query length, S key length, V vocabulary.
 """
@@ -52,13 +55,26 @@ def classes(subject: Subject) -> None:
 
 
 def signature(subject: Subject) -> None:
-    """`forward(self, ids, cache=None)`."""
+    """`forward(self, ids, cache=None)`, or `forward(self, ids, ...)` where the rest is optional."""
     parameters = list(inspect.signature(resolve(subject.thing.target).forward).parameters.values())
-    names = [parameter.name for parameter in parameters[1:3]]
+    names = [parameter.name for parameter in parameters[1:]]
     if names[:1] != ["ids"]:
-        raise NotApplicable("forward does not take ids: the kit knows decoders of text so far")
-    if names != ["ids", "cache"] or parameters[2].default is not None:
+        raise NotApplicable("forward does not take ids: the kit knows architectures of text so far")
+    if "cache" in names and (names[1] != "cache" or parameters[2].default is not None):
         raise Failed("forward must read forward(self, ids, cache=None)")
+    if any(parameter.default is parameter.empty for parameter in parameters[2:]):
+        raise Failed("forward must do with ids alone: give its other arguments defaults")
+
+
+def decodes(subject: Subject) -> bool:
+    """Whether it is a decoder."""
+    return "cache" in inspect.signature(resolve(subject.thing.target).forward).parameters
+
+
+def require_decoder(subject: Subject) -> None:
+    """Raise for what does not go on from a text."""
+    if not decodes(subject):
+        raise NotApplicable("forward takes no cache: it is no decoder")
 
 
 def builds(subject: Subject) -> None:
@@ -92,13 +108,14 @@ def config(subject: Subject) -> None:
 
 def shapes(subject: Subject) -> None:
     """Logits in the module's own precision, the input left as it was."""
-    module = make(subject)
+    module, any_shape = make(subject), not decodes(subject)
     for B, T in ((1, 1), (3, 1), (1, LENGTH), (2, LENGTH), (4, 5)):
         ids = random_ids(B, T)
         before = ids.clone()
         logits = forward(module, ids)
         wanted = (B, T, V)
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+        if shape != wanted and not (any_shape and shape[:1] == (B,)):
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise Failed(f"ids {(B, T)} give {found}, logits must be (B, T, V) = {wanted}")
         if logits.dtype != torch.float32 or not logits.isfinite().all():
@@ -118,10 +135,16 @@ def deterministic(subject: Subject) -> None:
 
 
 def causal(subject: Subject) -> None:
-    """Changing token t leaves the logits before t as they are."""
+    """Changing token t leaves the logits before t as they are; an encoder's see the whole text."""
     module = make(subject)
     ids = random_ids(1, LENGTH)
     before = forward(module, ids)
+    if not decodes(subject):
+        changed = ids.clone()
+        changed[0, -1] = ids[0, -1] % (V - 1) + 1
+        if torch.equal(forward(module, changed)[:, 0], before[:, 0]):
+            raise Failed("another last token leaves the first result as it is: it is not seen")
+        return
     for t in range(1, LENGTH):
         changed = ids.clone()
         changed[0, t] = (ids[0, t] + 1) % V
@@ -141,6 +164,7 @@ def rows_alone(subject: Subject) -> None:
 
 def cached(subject: Subject) -> None:
     """Keys and values kept, whatever the pieces."""
+    require_decoder(subject)
     module = make(subject)
     ids = random_ids(3, LENGTH)
     whole = forward(module, ids)
@@ -166,8 +190,25 @@ def padded(subject: Subject) -> None:
         same(right[row : row + 1, :length], alone, what)
 
 
+def padded_by_token(subject: Subject) -> None:
+    """What an encoder is told by `config.pad_id`."""
+    if decodes(subject):
+        raise NotApplicable("a decoder's padding is told by its cache: see A315")
+    module = make(subject)
+    ids = random_ids(4, LENGTH)
+    sizes = (3, LENGTH, 1, 8)
+    for row, length in enumerate(sizes):
+        ids[row, length:] = getattr(module.config, "pad_id", 0)
+    together = forward(module, ids)
+    for row, length in enumerate(sizes):
+        alone = forward(module, ids[row : row + 1, :length])[0]
+        found = together[row, :length] if together.dim() == 3 else together[row]
+        same(found, alone, "padding on the right changes a row's logits")
+
+
 def reordered(subject: Subject) -> None:
     """What beam search does: rows of the cache move, with their padding."""
+    require_decoder(subject)
     module = make(subject)
     ids, more = random_ids(3, LENGTH - 3), random_ids(3, 2)
     order, padding = torch.tensor([2, 0, 0]), torch.tensor([0, 3, 5])
@@ -221,14 +262,15 @@ def gradients(subject: Subject) -> None:
 
 
 def learns(subject: Subject) -> None:
-    """Four rows of random tokens, learned by heart."""
+    """Four rows of random tokens, learned by heart: the next ones, or random targets."""
     module = make(subject, noise=0.0, dropout=0.0).train()
     rows = random_ids(4, LENGTH + 1)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     losses = []
     for _ in range(80):
-        logits = module(rows[:, :-1])  # (B, T, V)
-        loss: Any = nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        logits = module(rows[:, :-1]).flatten(0, -2)  # (B T, V), or of an encoder (B, L)
+        targets = rows[:, 1:].flatten()[: len(logits)] % logits.shape[-1]
+        loss: Any = nn.functional.cross_entropy(logits, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -276,7 +318,8 @@ def attention(subject: Subject) -> None:
     for number, weights in enumerate(layers):
         if (weights.sum(-1) - 1).abs().max() > 1e-4:
             raise Failed(f"attention rows of layer {number} do not sum to 1")
-        if weights.shape[-2:] == (LENGTH, LENGTH) and weights.triu(1).abs().max() > 0:
+        square = weights.shape[-2:] == (LENGTH, LENGTH)
+        if decodes(subject) and square and weights.triu(1).abs().max() > 0:
             raise Failed(f"layer {number} attends to what comes after")
 
 
@@ -292,6 +335,7 @@ def recorded(subject: Subject) -> None:
 
 def streamed(subject: Subject) -> None:
     """Through the pipeline: pieces joined, and a text in a batch, are the text."""
+    require_decoder(subject)
     from zoo.pipelines.text_generation import TextGeneration
 
     words = [chr(ord("a") + index) for index in range(26)]
@@ -363,9 +407,9 @@ def make(subject: Subject, *, seed: int = 0, noise: float = NOISE, **changes: An
 
 
 def random_ids(*shape: int) -> Tensor:
-    """Token ids, the same in every run."""
+    """Token ids, the same in every run; none is 0, which may stand for padding."""
     generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randint(V, shape, generator=generator)
+    return torch.randint(1, V, shape, generator=generator)
 
 
 def forward(module: Any, ids: Tensor, cache: Cache | None = None) -> Any:

@@ -64,7 +64,7 @@ CHECKS = (
     Check("A301", "the target is an nn.Module with a frozen zoo.Config", "architectures:classes"),
     Check(
         "A302",
-        "forward takes ids and an optional cache",
+        "forward takes ids; a decoder's an optional cache too",
         "architectures:signature",
         after=("A301",),
     ),
@@ -77,7 +77,7 @@ CHECKS = (
     ),
     Check(
         "A310",
-        "logits are (B, T, V) and finite, for 1 token and for the most",
+        "logits are finite, for 1 token and for the most; a decoder's are (B, T, V)",
         "architectures:shapes",
         after=("A302", "A303"),
     ),
@@ -87,7 +87,12 @@ CHECKS = (
         "architectures:deterministic",
         after=("A310",),
     ),
-    Check("A312", "no token changes what comes before it", "architectures:causal", after=("A311",)),
+    Check(
+        "A312",
+        "a decoder's token changes nothing before it, an encoder's last one does",
+        "architectures:causal",
+        after=("A311",),
+    ),
     Check(
         "A313", "a row alone equals the row in a batch", "architectures:rows_alone", after=("A311",)
     ),
@@ -115,6 +120,12 @@ CHECKS = (
         "architectures:lengths",
         after=("A310",),
     ),
+    Check(
+        "A318",
+        "an encoder's padding changes nothing",
+        "architectures:padded_by_token",
+        after=("A312", "A313"),
+    ),
     Check("A320", "the same seed gives the same weights", "architectures:seeded", after=("A303",)),
     Check("A321", "gradients reach every parameter", "architectures:gradients", after=("A310",)),
     Check(
@@ -133,7 +144,7 @@ CHECKS = (
     Check("A331", "bfloat16 is near float32", "architectures:rounded", "full", after=("A311",)),
     Check(
         "A332",
-        "attention rows sum to 1 and look back only",
+        "attention rows sum to 1; a decoder's look back only",
         "architectures:attention",
         after=("A312",),
     ),

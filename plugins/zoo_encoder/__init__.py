@@ -1,0 +1,27 @@
+"""A bidirectional encoder: BERT (Devlin et al. 2019, arXiv:1810.04805)."""
+
+from collections.abc import Iterable
+
+from zoo import Architecture, hookimpl
+
+
+@hookimpl
+def txzoo_architectures() -> Iterable[Architecture]:
+    """The encoder, with its heads."""
+    return [
+        Architecture(
+            "encoder",
+            target="zoo_encoder.model:Encoder",
+            summary="BERT's encoder: every token sees every other; classify, tag, fill in, embed",
+            paper="https://arxiv.org/abs/1810.04805",
+            model_types=("bert",),
+            tiny=(
+                {"head": "classification", "labels": ["no", "yes"]},
+                {"head": "classification", "labels": ["a", "b", "c"], "pooling": "attention"},
+                {"head": "classification", "labels": ["a", "b"], "pooling": "mean", "norm": "pre"},
+                {"head": "token-classification", "labels": ["O", "B", "I"]},
+                {"head": "masked-language"},
+                {"head": "none", "pooling": "mean"},
+            ),
+        )
+    ]

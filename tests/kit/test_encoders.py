@@ -1,0 +1,71 @@
+"""The kit on architectures that are no decoders: what applies, and that faults are named."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zoo.testing import check_plugin
+
+ENCODER = '''
+"""A tiny encoder: each vector is the mean of all real ones, then a layer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from zoo import Config
+from zoo.errors import ContextLengthError
+
+
+@dataclass(frozen=True, kw_only=True)
+class HelloConfig(Config):
+    vocab_size: int
+    max_seq_len: int
+    d_model: int = 8
+    pad_id: int = 0
+
+
+class Hello(nn.Module):
+    config_class = HelloConfig
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.max_len = config, config.max_seq_len
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.out = nn.Linear(config.d_model, 3)
+
+    def forward(self, ids, real=None):
+        if ids.shape[1] > self.max_len:
+            raise ContextLengthError("too long")
+        real = (ids != self.config.pad_id).unsqueeze(-1)  # (B, T, 1)
+        mean = (self.embedding(ids) * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+        return self.out(torch.tanh(self.embedding(ids) + mean))
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "number", "says"),
+    [
+        ("", "", None, ""),
+        ("(ids != self.config.pad_id)", "(ids != -1)", "A318", "padding on the right changes"),
+        ("+ mean)", ")", "A312", "it is not seen"),
+        ("real=None", "real", "A302", "forward must do with ids alone"),
+        ("real=None", "real=None, cache=None", "A302", "forward(self, ids, cache=None)"),
+    ],
+)
+def test_an_encoder_and_what_can_be_wrong_with_it(
+    plant: Callable[..., Path], old: str, new: str, number: str | None, says: str
+) -> None:
+    site = plant()
+    assert old in ENCODER
+    (site / "zoo_hello" / "model.py").write_text(ENCODER.replace(old, new, 1) if old else ENCODER)
+    report = check_plugin("zoo-hello", on_fail=None, expected_failures={"M503": "a decoder's"})
+    results = {r.number: r for r in report.results if r.number.startswith("A")}
+    failed = [r.number for r in results.values() if not r.ok]
+    assert failed == ([number] if number else [])
+    if number:
+        assert says in results[number].message
+    else:
+        assert {results[n].outcome for n in ("A314", "A315", "A316", "A340")} == {"not applicable"}
+        assert {results[n].outcome for n in ("A312", "A318", "A322", "A330")} == {"passed"}
