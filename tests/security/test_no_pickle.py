@@ -103,7 +103,7 @@ for name in zoo.list_models(bundled=True):
     zoo.info(name), model.attention(model.card.example), model(model.card.example, max_new_tokens=1)
     saved = model.save_pretrained(Path("saved", name))
     zoo.load(saved)
-    if hasattr(model.module, "to_transformers"):
+    if hasattr(model.module, "to_transformers") and name != "speech-alibi":  # which BLOOM cannot be
         zoo.load(zoo.export.export(model, Path("exported", name)))
 assert zoo.cli.main(["verify", "synthetic-decoder"]) == 0
 for path in Path("hostile").iterdir():
