@@ -24,6 +24,7 @@ The front matter holds the Hub's own keys and a `txzoo` block:
       requires: {txzoo: ">=0.1,<1"}
       files: {model.safetensors: {sha256: 64 digits, bytes: 6291456}}
       hub: {repo: owner/name, revision: 40 digits of a commit}    # when the files live there
+      base: {ref: alibi-lm, sha256: 64 digits}    # of the weights that an adapter belongs to
       standard_error: {test: {perplexity per word: 1.0}}
 """
 
@@ -38,7 +39,15 @@ from typing import Any, NoReturn
 import yaml
 
 from zoo.errors import CONTROLS, CardError
-from zoo.folder import CARD, MOST_TEXT, WEIGHTS, FileRecord, member, stays_inside
+from zoo.folder import (
+    ADAPTER_WEIGHTS,
+    CARD,
+    MOST_TEXT,
+    WEIGHTS,
+    FileRecord,
+    member,
+    stays_inside,
+)
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is eight times faster
 FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -61,6 +70,19 @@ class HubPointer:
 
     repo: str
     revision: str
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that an adapter belongs to.
+
+    Attributes:
+        ref: how `zoo.load` finds it.
+        sha256: of its weights.
+    """
+
+    ref: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -238,9 +260,15 @@ class Card:
         return HubPointer(pointer["repo"], pointer["revision"]) if pointer else None
 
     @property
+    def base(self) -> Base | None:
+        """What it is an adapter of, None for a model that stands alone."""
+        base = self._ours.get("base")
+        return Base(base["ref"], base["sha256"]) if base else None
+
+    @property
     def trained(self) -> bool:
         """Whether there are weights, here or on the Hub."""
-        return WEIGHTS in self.files
+        return WEIGHTS in self.files or ADAPTER_WEIGHTS in self.files
 
     @property
     def scores(self) -> list[Score]:
@@ -278,6 +306,12 @@ class _Dumper(yaml.SafeDumper):
 def at_context(context: int | None) -> str:
     """How a score's name ends when it was read at another length than the training one."""
     return "" if context is None else f" at {context} tokens"
+
+
+def has_card(folder: Path) -> bool:
+    """Whether a folder holds a card of ours; PEFT writes another kind."""
+    path = folder / CARD
+    return path.is_file() and "\ntxzoo:" in read_text(path)
 
 
 def read_text(path: Path) -> str:
@@ -400,6 +434,11 @@ class _Check:
                 self.fail(("txzoo", "requires"), f"{name!r} cannot be a distribution's name")
         self.files()
         self.hub()
+        if self.value(("txzoo", "base"), dict) is not None:
+            self.value(("txzoo", "base", "ref"), str, required=True)
+            digest = self.value(("txzoo", "base", "sha256"), str, required=True)
+            if not SHA256.fullmatch(digest):
+                self.fail(("txzoo", "base", "sha256"), "must be 64 lower-case hex digits")
         for split in self.value(("txzoo", "standard_error"), dict) or ():
             for name in self.value(("txzoo", "standard_error", split), dict, required=True):
                 self.number(("txzoo", "standard_error", split, name))

@@ -32,6 +32,10 @@ TOKENIZER = "tokenizer.json"
 RECIPE = "recipe.toml"
 LOG = "training.jsonl"
 FILES = (CARD, CONFIG, WEIGHTS, TOKENIZER, RECIPE, LOG)
+ADAPTER_CONFIG = (
+    "adapter_config.json"  # in place of CONFIG and WEIGHTS, where the base is elsewhere
+)
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 MOST_TEXT = 4 << 20  # bytes of a card or a configuration; real ones have some thousand

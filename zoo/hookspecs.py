@@ -78,7 +78,20 @@ class Pipeline(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(Entry):
-    """A way of adapting a trained model."""
+    """A way of adapting a trained model.
+
+    The target is called as `target(module, **options)`, with a trained module in evaluation mode
+    and the options that the user gives, each of them a keyword with a default. It changes the
+    module in place and returns it: the same inputs, outputs of the same shape, and every parameter
+    that was there under its name. What wants a gradient then (`requires_grad`) is what is trained,
+    and all that is saved; `target(module, **options)` on the same base must make the same names
+    and shapes again. It raises `ConfigError` on options that cannot work, and where there is
+    nothing to train.
+
+    Two things it may add to the module: a function `set_progress(share)`, which is called before
+    each training step with the share of the steps that are done; and layers with a method
+    `merge()`, which gives the plain layer that computes the same.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +124,7 @@ class Hooks:
 
     @hookspec
     def txzoo_tunings(self) -> Iterable[Tuning]:
-        """New ways of adapting a model."""
+        """New ways of adapting a model; `Tuning` says what a target takes and returns."""
         raise NotImplementedError
 
     @hookspec

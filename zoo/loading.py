@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo import __version__
-from zoo.card import Card, parse_front_matter, read_text, split_front_matter
+from zoo.card import Card, has_card, parse_front_matter, read_text, split_front_matter
 from zoo.errors import (
     CardError,
     ConfigError,
@@ -21,6 +21,8 @@ from zoo.errors import (
     ZooError,
 )
 from zoo.folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     CARD,
     CONFIG,
     FILES,
@@ -50,6 +52,12 @@ if TYPE_CHECKING:
 
 MOST_REASON = 200  # characters of somebody else's error
 USUAL_SIZE = 1 << 16  # no size up to this can fill a memory that holds the weights
+HEADS = {  # ends of the names of classes of `transformers`; all others continue texts
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForMaskedLM": "fill-mask",
+    "BertModel": "feature-extraction",
+}
 SPARE_NUMBERS = 1 << 26  # what a module may have beyond four times its weights
 
 
@@ -172,7 +180,7 @@ def locate(ref: str | Path, *, revision: str | None = None, offline: bool | None
     Raises:
         ZooError: as in `load`.
     """
-    return _find(ref, revision, offline, names=FILES)
+    return _find(ref, revision, offline, names=(*FILES, ADAPTER_CONFIG, ADAPTER_WEIGHTS))
 
 
 def load(
@@ -203,6 +211,8 @@ def load(
         HubError: the Hub refuses, lacks it or is not reached, and neither is it in the cache.
     """
     found = locate(ref, revision=revision, offline=offline)
+    if found.card.base is not None:
+        return _load_adapted(found, device, dtype, offline)
     build = _load_foreign if found.foreign else _load_ours
     module, tokenizer = build(found)
     from zoo.model import Model
@@ -219,6 +229,28 @@ def load(
         if place is not None:
             model.to(place)
     return model
+
+
+def _load_adapted(
+    found: "Found",
+    device: "str | torch.device | None",
+    dtype: "str | torch.dtype | None",
+    offline: bool | None,
+) -> "Model":
+    """The base of an adapter, with the adapter on it."""
+    base = found.card.base
+    assert base is not None
+    try:
+        if info(base.ref).base is not None:  # or, without end, its own
+            raise FolderError("it is an adapter itself; merge it into a model first.")
+        model = load(base.ref, device=device, dtype=dtype, offline=offline)
+    except (UnknownNameError, FolderError) as error:
+        raise FolderError(
+            f"{found.card.name} is an adapter for {base.ref}, which cannot be had: {error} Where "
+            f"the base lies elsewhere: zoo.load(BASE).load_adapter({str(found.folder)!r})"
+        ) from error
+    _check_requirements(found.card)
+    return model.load_adapter(found.folder)
 
 
 class Found(NamedTuple):
@@ -290,18 +322,25 @@ def _from_folder(
             f"There is no folder {plain!r}. A folder is written {path!r}, "
             f"a model on the Hub 'hf://{repo}'; txzoo list shows the names"
         )
-    if not (folder / CONFIG).exists() and (folder / CARD).exists():
+    bare = not (folder / CONFIG).exists() and (folder / CARD).exists()
+    adapter = (folder / ADAPTER_CONFIG).exists()
+    if bare and (not adapter or has_card(folder)):
         return _follow(Card.read(folder), offline, names)
+    if adapter and not (folder / CONFIG).exists():
+        raise FolderError(
+            f"{folder} is an adapter without a card of ours: load its base, then put it on that: "
+            f"zoo.load(BASE).load_adapter({str(folder)!r})"
+        )
     config = read_config(folder)
     if "architecture" in config:
         return Found(Card.read(folder), folder)
     if "model_type" not in config:
         raise FolderError(f"{folder / CONFIG} names no architecture")
     name = name or folder.absolute().name
-    return Found(_foreign_card(folder, name, config["model_type"]), folder, foreign=True)
+    return Found(_foreign_card(folder, name, config), folder, foreign=True)
 
 
-def _foreign_card(folder: Path, name: str, model_type: str) -> Card:
+def _foreign_card(folder: Path, name: str, config: Mapping[str, Any]) -> Card:
     """A card for a `transformers` checkpoint, with the licence and prose of its own card."""
     path = folder / CARD
     theirs: dict[str, Any] = {}
@@ -309,10 +348,17 @@ def _foreign_card(folder: Path, name: str, model_type: str) -> Card:
     if path.is_file() and (text := read_text(path)).startswith("---"):
         source, prose = split_front_matter(text, path)
         theirs = parse_front_matter(source, path)
-    ours = {"name": name, "architecture": _reader_of(model_type)}
+    ours = {"name": name, "architecture": _reader_of(config["model_type"])}
     license = str(theirs.get("license", "unknown"))
-    data = {"license": license, "pipeline_tag": "text-generation", "txzoo": ours}
+    data = {"license": license, "pipeline_tag": _pipeline_of(config), "txzoo": ours}
     return Card(data=data, text=prose, path=path)
+
+
+def _pipeline_of(config: Mapping[str, Any]) -> str:
+    """How a `transformers` checkpoint is called: by the head that its class's name ends in."""
+    kind = str((config.get("architectures") or [""])[0])
+    found = [pipeline for head, pipeline in HEADS.items() if kind.endswith(head)]
+    return found[0] if found else "text-generation"
 
 
 def _reader_of(model_type: str) -> str:

@@ -1,19 +1,29 @@
 """A loaded model: module, tokenizer and card, callable in the way of its pipeline."""
 
 import dataclasses
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from zoo.card import Card
-from zoo.errors import InputError, ZooError
-from zoo.folder import CARD, LOG, RECIPE, member, save_folder
+from zoo.card import Card, has_card
+from zoo.errors import (
+    ConfigError,
+    HashMismatchError,
+    InputError,
+    UnknownNameError,
+    WeightsError,
+    ZooError,
+)
+from zoo.folder import CARD, LOG, RECIPE, WEIGHTS, check_files, member, save_folder, sha256
 from zoo.registry import registry, resolve
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
     from torch import Tensor, nn
+
+    from zoo.tuning.files import Adapter
 
 
 class Model:
@@ -26,6 +36,7 @@ class Model:
         tokenizer: text to ids and back; None for models that read no text.
         pipeline: name of the pipeline it is called through.
         card: what is known about it; None while it is being trained.
+        adapter: name of the adapter that it computes with, None for the base alone.
     """
 
     def __init__(
@@ -44,6 +55,9 @@ class Model:
         self.tokenizer = tokenizer
         self.pipeline = pipeline
         self.card = card
+        self.adapter: str | None = None
+        self._base = (name, module, card)
+        self._adapters: dict[str, Adapter] = {}
 
     def __repr__(self) -> str:
         return f"<zoo.Model {self.name!r}: {type(self.module).__name__} on {self.device}>"
@@ -74,9 +88,10 @@ class Model:
             if isinstance(named, torch.dtype):
                 if not named.is_floating_point:
                     raise InputError(f"Weights cannot be {place}; use float32, bfloat16 or float16")
-                self.module.to(named)
+                self._base[1].to(named)
             else:
-                self.module.to(torch.device(place))  # type: ignore[arg-type]
+                self._base[1].to(torch.device(place))  # type: ignore[arg-type]
+            self.set_adapter(self.adapter)
         except (RuntimeError, AssertionError) as error:  # torch built without that device
             reason = str(error).splitlines()[0]
             raise InputError(f"Cannot move {self.name} to {place}: {reason}") from error
@@ -88,8 +103,109 @@ class Model:
 
         return attention_maps(self, text)
 
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters that were put on it, in their order."""
+        return list(self._adapters)
+
+    def load_adapter(self, folder: str | Path, name: str | None = None) -> Self:
+        """Put an adapter on the base, beside those there are, and compute with it.
+
+        Args:
+            folder: a folder that `zoo.train(..., tuning=...)` or PEFT wrote.
+            name: to switch to it by; its own unless given.
+
+        Raises:
+            WeightsError: it belongs to another base, or does not fit; names hash and shapes.
+            ZooError: it cannot be read.
+        """
+        from zoo.tuning.files import apply, read
+
+        folder = Path(folder)
+        card = Card.read(folder) if has_card(folder) else None
+        if card is not None:
+            check_files(card, folder)
+        adapter = read(folder, card)
+        self._check_base(adapter)
+        apply(self._base[1], adapter)  # fits, or says why not, before anything changes
+        name = name or (card.name if card is not None else folder.absolute().name)
+        self._adapters[name] = adapter
+        return self.set_adapter(name)
+
+    def set_adapter(self, name: str | None) -> Self:
+        """Compute with another adapter, or with None; the base's weights stay where they are.
+
+        Raises:
+            UnknownNameError: no adapter of that name was put on it.
+        """
+        if name is not None and name not in self._adapters:
+            raise UnknownNameError("adapter", name, self._adapters)
+        own, module, card = self._base
+        if name is not None:
+            from zoo.tuning.files import apply
+
+            adapter = self._adapters[name]
+            own, module, card = name, apply(module, adapter), adapter.card or card
+        self.name, self.module, self.card = own, module, card
+        self.adapter, self.config = name, getattr(module, "config", self.config)
+        self.__dict__.pop("_call", None)  # the pipeline holds the module
+        return self
+
+    def merge(self) -> "Model":
+        """A model that stands alone: what the adapter learned, put into the weights.
+
+        Raises:
+            ConfigError: the adapter's method adds what no weight can hold.
+            InputError: there is no adapter.
+        """
+        from zoo.tuning import merge, share
+
+        if self.adapter is None:
+            raise InputError(f"{self.name} has no adapter to merge: load_adapter puts one on it")
+        module = merge(share(self.module)).eval().requires_grad_(False)
+        added = module.state_dict().keys() - self._base[1].state_dict().keys() - {"head.weight"}
+        if added:
+            raise ConfigError(
+                f"{self.name}: {type(module).__name__} has no place for {', '.join(sorted(added))}"
+            )
+        card, name = self.card, f"{self.name}-merged"
+        if card is not None:
+            ours = {key: value for key, value in card.data["txzoo"].items() if key != "base"}
+            ours |= {"name": name, "parameters": sum(p.numel() for p in module.parameters())}
+            data = {key: value for key, value in card.data.items() if key != "library_name"}
+            data |= {"library_name": "txzoo", "txzoo": ours}
+            card = Card(data=data, text=card.text, path=card.path)
+        return Model(
+            name=name,
+            module=module,
+            config=module.config,
+            tokenizer=self.tokenizer,
+            pipeline=self.pipeline,
+            card=card,
+        )
+
+    def _check_base(self, adapter: "Adapter") -> None:
+        """Raise for an adapter whose card says that it belongs to other weights."""
+        name, module, card = self._base
+        wanted = adapter.card.base if adapter.card is not None else None
+        if wanted is None or card is None or wanted.sha256 == (digest := weights_hash(card)):
+            return
+        from zoo.tuning.files import apply
+
+        shapes = "all shapes fit, the weights are others"
+        try:
+            apply(module, adapter)
+        except WeightsError as error:
+            shapes = str(error)
+        raise HashMismatchError(
+            f"{adapter.source} is an adapter for {wanted.ref}, whose weights have sha256 "
+            f"{wanted.sha256[:12]}...; those of {name} have {digest[:12]}...; {shapes}"
+        )
+
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a complete model folder, which `zoo.load` reads back; returns its path.
+
+        Of a model with an adapter that is the adapter's folder; the base stays where it is.
 
         Raises:
             ZooError: the model has no card.
@@ -97,6 +213,10 @@ class Model:
         if self.card is None:
             raise ZooError(f"{self.name} has no card yet; a model folder needs one")
         folder = Path(folder)
+        if self.adapter is not None:
+            source = self._adapters[self.adapter].source
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+            return folder
         recipe, log = (
             member(self.card.folder, name) if (self.card.folder / name).exists() else None
             for name in (RECIPE, LOG)
@@ -134,3 +254,9 @@ class Model:
         from zoo.publishing import publish
 
         return publish(self, repo_id, private=private, revision=revision, tag=tag, verify=verify)
+
+
+def weights_hash(card: Card) -> str:
+    """The SHA-256 of a model's weights: what its card says, or else what the file has."""
+    record = card.files.get(WEIGHTS)
+    return record.sha256 if record is not None else sha256(member(card.folder, WEIGHTS))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-LOWER_IS_BETTER = ("perplexity", "bits")
+LOWER_IS_BETTER = ("perplexity", "bits", "expected")  # expected calibration error
 
 
 def lower_is_better(metric: str) -> bool:

@@ -26,7 +26,42 @@ CORE = Plugin(
                 target="zoo.pipelines.text_generation:TextGeneration",
                 summary="Continues a text",
             ),
-        )
+            Pipeline(
+                "text-classification",
+                target="zoo.pipelines.text_classification:TextClassification",
+                summary="Gives a text a label",
+            ),
+            Pipeline(
+                "token-classification",
+                target="zoo.pipelines.token_classification:TokenClassification",
+                summary="Gives each token of a text a label",
+            ),
+            Pipeline(
+                "fill-mask",
+                target="zoo.pipelines.fill_mask:FillMask",
+                summary="Says which token a mask hides",
+            ),
+            Pipeline(
+                "feature-extraction",
+                target="zoo.pipelines.feature_extraction:FeatureExtraction",
+                summary="Makes a text a vector",
+            ),
+        ),
+        "tunings": tuple(
+            Tuning(name, target=f"zoo.tuning.{target}", summary=summary)
+            for name, target, summary in (
+                ("full", "full:adapt", "Everything learns"),
+                ("linear-probe", "linear_probe:adapt", "The last layer learns"),
+                ("gradual-unfreezing", "gradual:adapt", "One layer after another learns"),
+                ("houlsby", "bottleneck:houlsby", "Small networks after each part of a block"),
+                ("pfeiffer", "bottleneck:pfeiffer", "A small network at the end of each block"),
+                ("lora", "lora:adapt", "A low-rank change of matrices"),
+                ("ia3", "ia3:adapt", "Factors on keys, values and hidden units"),
+                ("prefix-tuning", "prefix:adapt", "Keys and values before the text"),
+                ("prompt-tuning", "prompt:adapt", "Embeddings before the text"),
+                ("bitfit", "bitfit:adapt", "The biases learn"),
+            )
+        ),
     },
 )
 

@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import RecipeError
+from zoo.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 UNKNOWN = "<unk>"
 END_OF_TEXT = "<|endoftext|>"
+PAD, FIRST, MASK = "<pad>", "<cls>", "<mask>"
+PADS, MASKS = (PAD, "[PAD]"), (MASK, "[MASK]")  # ours, BERT's
 LEAST_SIZES = {"word": 2, "byte-pair": 256}  # <unk> and one word; every byte
 # words with the space before them, numbers, other signs, and each remaining space or line end
 WORDS = r"<unk>|\w+(?=n't)|n't|'\w+|\w+|[^\w\s]|\n"  # contractions in two, as NLTK does
@@ -47,6 +49,29 @@ def build_tokenizer(text: str, settings: Mapping[str, Any]) -> "Tokenizer":
             least = LEAST_SIZES[kind]
             raise RecipeError(f"[tokenizer] vocab_size must be at least {least}, got {value!r}")
     return builders[kind](text, **settings)
+
+
+def mark_texts(tokenizer: "Tokenizer") -> None:
+    """Let an encoder's texts begin with `<cls>`, and add the tokens for padding and masks."""
+    from tokenizers import processors
+
+    tokenizer.add_special_tokens([PAD, FIRST, MASK])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{FIRST} $A",
+        special_tokens=[(FIRST, tokenizer.token_to_id(FIRST))],
+    )
+
+
+def pad_id_of(tokenizer: "Tokenizer") -> int:
+    """The token that stands for padding.
+
+    Raises:
+        InputError: there is none.
+    """
+    for pad in PADS:
+        if (token := tokenizer.token_to_id(pad)) is not None:
+            return token
+    raise InputError(f"The tokenizer has no token for padding: {' or '.join(PADS)}")
 
 
 def _character(text: str) -> "Tokenizer":

@@ -22,5 +22,10 @@ def txzoo_gallery_views() -> Iterable[View]:
             "text-generation",
             target="zoo_gallery.views.text_generation:view",
             summary="Writes on from a text while one watches",
-        )
+        ),
+        View(
+            "text-classification",
+            target="zoo_gallery.views.text_classification:view",
+            summary="Shows each label's probability as a bar",
+        ),
     ]

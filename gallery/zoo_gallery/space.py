@@ -72,4 +72,4 @@ def datasets(card: Card) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(readme(zoo.info(name) for name in zoo.list_models(plugin="txzoo")), end="")
+    print(readme(zoo.info(name) for name in zoo.list_models(plugin="txzoo", bundled=True)), end="")

@@ -1,6 +1,7 @@
 """A bidirectional encoder: BERT (Devlin et al. 2019, arXiv:1810.04805)."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from zoo import Architecture, hookimpl
 
@@ -25,3 +26,9 @@ def txzoo_architectures() -> Iterable[Architecture]:
             ),
         )
     ]
+
+
+@hookimpl
+def txzoo_models() -> Iterable[Path]:
+    """The model folders beside this file."""
+    return Path(__file__).parent.glob("models/*/")

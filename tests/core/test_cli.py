@@ -154,7 +154,7 @@ def test_without_a_verb_it_shows_the_verbs(txzoo: Txzoo) -> None:
     verbs = re.findall(r"^  ([\w-]+) {2,}\w", ran.out.partition("Commands:")[2], re.MULTILINE)
     promised = [
         *("attention", "cache", "check-plugin", "demo", "doctor", "eval", "export", "info"),
-        *("install", "list", "new-plugin", "plugins", "publish", "pull", "run", "train"),
+        *("install", "list", "merge", "new-plugin", "plugins", "publish", "pull", "run", "train"),
         *("uninstall", "verify"),
     ]
     assert sorted(verbs) == promised

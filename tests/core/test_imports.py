@@ -99,7 +99,7 @@ def test_plugins_import_the_core_and_never_each_other() -> None:
         ("hookspecs", set()),
         ("plugins", {"errors", "hookspecs"}),
         ("registry", {"errors", "hookspecs", "plugins", "card", "folder"}),
-        ("model", {"errors", "card", "folder", "registry", "attention", "publishing"}),
+        ("model", {"errors", "card", "folder", "registry", "attention", "publishing", "tuning"}),
         ("hub", {"errors", "folder", "registry"}),
         ("loading", {"errors", "card", "folder", "hub", "plugins", "registry", "model"}),
         (

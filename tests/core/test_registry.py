@@ -58,7 +58,13 @@ def test_names_are_sorted_and_lead_to_entries_and_owners(install: Install) -> No
 
 
 def test_the_core_brings_its_pipeline_without_any_plugin(site: Path) -> None:
-    assert zoo.list_pipelines() == ["text-generation"]
+    assert zoo.list_pipelines() == [
+        "feature-extraction",
+        "fill-mask",
+        "text-classification",
+        "text-generation",
+        "token-classification",
+    ]
     assert registry().pipelines.get("txzoo:text-generation").target.startswith("zoo.pipelines.")
     assert zoo.list_plugins() == []
 
@@ -266,7 +272,7 @@ def test_list_models_filters(filters: dict[str, object], names: list[str]) -> No
     [
         ({"task": "wikitext2"}, "Unknown task 'wikitext2'. Did you mean 'wikitext-2'"),
         ({"architecture": "alib"}, "Unknown architecture 'alib'. Did you mean 'alibi'"),
-        ({"pipeline": "text"}, "Unknown pipeline 'text'. Did you mean 'text-generation'"),
+        ({"pipeline": "text"}, "Unknown pipeline 'text'. Did you mean 'text-classification'"),
         ({"plugin": "tow"}, "Unknown plugin 'tow'"),
     ],
 )

@@ -36,13 +36,21 @@ def test_names_are_the_models_and_what_they_do(client: Client) -> None:
     assert arguments == ["prompt", "temperature", "top_p", "top_k", "max_new_tokens", "seed"]
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", zoo.list_models(bundled=True, pipeline="text-generation"))
 def test_a_model_answers_as_the_library_does(client: Client, name: str) -> None:
     prompt = zoo.info(name).example
     options = {**OPTIONS, "max_new_tokens": 12}
     answer = client.predict(prompt, api_name=f"/{name}_run", **options)
     assert answer == zoo.load(name)(prompt, **options)
     assert answer.startswith(prompt) and answer != prompt
+
+
+def test_a_classifier_gives_every_label_with_its_probability(client: Client) -> None:
+    text = "We must keep faith with our troops."
+    answer = client.predict(text, api_name="/speech-encoder_run")
+    found = {entry["label"]: entry["confidence"] for entry in answer["confidences"]}
+    expected = {e["label"]: e["score"] for e in zoo.load("speech-encoder")(text, top_k=None)}
+    assert found == pytest.approx(expected) and answer["label"] == max(expected, key=expected.get)  # type: ignore[arg-type]
 
 
 def test_an_answer_arrives_while_it_is_written(client: Client) -> None:
@@ -113,6 +121,9 @@ def test_the_snippet_runs(app: Any, name: str) -> None:
     (prompt,) = [ast.literal_eval(c.args[0]) for c in calls if "predict" in ast.unparse(c.func)]
     defaults = {"temperature": 0.8, "top_p": 0.9, "seed": 1, "max_new_tokens": 60}
     model = zoo.load(name)
+    if model.pipeline == "text-classification":
+        assert f"'label': {model(prompt)['label']!r}" in shown.getvalue()
+        return
     if (positions := getattr(model.module, "max_len", None)) is not None:
         room = positions - len(model.tokenizer.encode(prompt).ids) + 1
         defaults["max_new_tokens"] = min(60, room)

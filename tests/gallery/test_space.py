@@ -20,7 +20,7 @@ COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 
 def test_the_readme_is_up_to_date() -> None:
-    cards = [zoo.info(name) for name in zoo.list_models(plugin="txzoo")]
+    cards = [zoo.info(name) for name in zoo.list_models(plugin="txzoo", bundled=True)]
     assert (SPACE / "README.md").read_text("utf-8") == space.readme(cards), (
         "python -m zoo_gallery.space > gallery/README.md"
     )
@@ -34,7 +34,7 @@ def test_the_front_matter_is_what_the_hub_asks_for() -> None:
     assert len(front["short_description"]) <= 60
     assert (SPACE / front["app_file"]).is_file()
     assert front["datasets"] == ["Salesforce/wikitext", "karpathy/tiny_shakespeare"]
-    for name in zoo.list_models(plugin="txzoo"):
+    for name in zoo.list_models(plugin="txzoo", bundled=True):
         assert f"**{name}**" in text
 
 

@@ -18,9 +18,9 @@ NAMES = zoo.list_models(bundled=True)
 FORMAT = json.loads(Path(__file__).with_name("parameters.json").read_text(encoding="utf-8"))
 
 
-def test_the_nine_are_there() -> None:
+def test_the_ten_are_there() -> None:
     promised = {
-        "synthetic-decoder", "speech-decoder", "speech-alibi", "shakespeare-char",
+        "synthetic-decoder", "speech-decoder", "speech-alibi", "speech-encoder", "shakespeare-char",
         "learned-lm", "sinusoidal-lm", "alibi-lm", "rope-lm", "relative-lm",
     }  # fmt: skip
     assert promised <= set(NAMES)
@@ -60,7 +60,7 @@ def test_parameter_names_and_shapes_are_frozen(name: str) -> None:
     assert found == FORMAT[name]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", zoo.list_models(bundled=True, pipeline="text-generation"))
 def test_it_writes_and_shows_its_attention(name: str) -> None:
     torch.set_num_threads(1)
     model = zoo.load(name)
@@ -69,6 +69,20 @@ def test_it_writes_and_shows_its_attention(name: str) -> None:
     for weights in model.attention(model.card.example):
         assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
         assert not weights.triu(1).any()
+
+
+@pytest.mark.parametrize("name", zoo.list_models(bundled=True, pipeline="text-classification"))
+def test_it_classifies_and_shows_its_attention(name: str) -> None:
+    torch.set_num_threads(1)
+    model = zoo.load(name)
+    answers = model([model.card.example, "and", model.card.example], top_k=None)
+    assert answers[0] == answers[2] != answers[1]
+    assert {entry["label"] for entry in answers[0]} == set(model.config.labels)
+    assert sum(entry["score"] for entry in answers[0]) == pytest.approx(1)
+    layers = model.attention(model.card.example)
+    for weights in layers:
+        assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
+    assert any(weights.triu(1).any() for weights in layers)
 
 
 SPEECH = {"d_model": 64, "n_heads": 2, "n_layers": 4, "d_ff": 100, "max_seq_len": 32}
@@ -80,6 +94,13 @@ def test_speech_models_have_the_published_size_and_budget(name: str) -> None:
     assert dict(recipe.config).items() >= SPEECH.items()
     assert recipe.tokenizer["kind"] == "word"
     assert (recipe.training.steps, recipe.training.batch_tokens) == (500, 16 * 32)
+
+
+def test_the_speech_encoder_has_the_published_size_and_budget() -> None:
+    recipe = Recipe.read(zoo.info("speech-encoder").folder / "recipe.toml")
+    assert dict(recipe.config).items() >= SPEECH.items()
+    assert recipe.training.batch_tokens == 16 * 32
+    assert recipe.training.steps == 15 * (2092 // 16)
 
 
 def test_the_five_language_models_share_task_data_order_and_budget() -> None:
@@ -99,7 +120,9 @@ def test_best_possible_is_nearly_reached_on_synthetic() -> None:
 
 
 @pytest.mark.skipif(not os.environ.get("TXZOO_DATA"), reason="TXZOO_DATA is not set: needs data")
-@pytest.mark.parametrize("name", ["speech-decoder", "speech-alibi", "synthetic-decoder"])
+@pytest.mark.parametrize(
+    "name", ["speech-decoder", "speech-alibi", "speech-encoder", "synthetic-decoder"]
+)
 def test_cards_tell_the_truth(name: str) -> None:
     """`zoo.verify` of the cheap ones; `txzoo verify --all` does all."""
     report = zoo.verify(name)

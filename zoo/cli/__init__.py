@@ -24,6 +24,7 @@ VERBS = {  # where each one is defined, in the order of the help
     "train": "zoo.cli.train:train",
     "eval": "zoo.cli.train:evaluate",
     "verify": "zoo.cli.train:verify",
+    "merge": "zoo.cli.train:merge",
     "export": "zoo.cli.run:export",
     "publish": "zoo.cli.hub:publish",
     "pull": "zoo.cli.hub:pull",

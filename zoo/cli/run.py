@@ -1,14 +1,18 @@
 """The verbs that use one model: run, attention, export."""
 
 import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli import output
 from zoo.errors import InputError
 from zoo.numbers import plural
+
+if TYPE_CHECKING:
+    from zoo.model import Model
 
 
 @click.command()
@@ -24,16 +28,19 @@ from zoo.numbers import plural
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before it; may be repeated.")
 @output.json_option
 def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
-    """Let a model go on from a text.
+    """Let a model go on from a text, or say what it makes of it.
 
     Without a PROMPT, or with -, it is read from standard input. Unless an option says otherwise,
-    each token is the most likely one.
+    each token is the most likely one. A model that classifies shows its labels, or the --top-k
+    best.
     """
     prompt = read_text(prompt, f"txzoo run {ref} TEXT")
     given = {name: value for name, value in options.items() if value not in (None, ())}
     import zoo
 
     model = zoo.load(ref)
+    if model.pipeline != "text-generation":
+        return _say(model, prompt, given, as_json)
     if as_json:
         text = model(prompt, **given)
         return output.print_json({"model": model.name, "prompt": prompt, "generated_text": text})
@@ -47,6 +54,26 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
             click.echo(piece, nl=False)
     finally:
         click.echo()
+
+
+def _say(model: "Model", text: str, options: dict[str, Any], as_json: bool) -> None:
+    """Show what a model that writes no text makes of one: a table, or numbers."""
+    if model.pipeline == "text-classification":
+        options = {"top_k": None, **options}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = model(text, **options)
+    for warning in caught:
+        click.echo(f"Warning: {warning.message}", err=True)
+    if hasattr(found, "tolist"):  # a vector
+        found = found.tolist()
+    if as_json:
+        return output.print_json({"model": model.name, "text": text, "result": found})
+    rows = [found] if isinstance(found, dict) else found
+    if not rows or not isinstance(rows[0], dict):
+        return click.echo(" ".join(f"{number:.4f}" for number in rows))
+    cells = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
+    output.print_table(tuple(rows[0]), cells, right=("score",))
 
 
 def read_text(argument: str | None, usage: str) -> str:

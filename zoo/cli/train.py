@@ -2,7 +2,7 @@
 
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,19 +25,33 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Another value for the recipe."
 )
-def train(recipe: str, out: Path, resume: bool, overwrite: bool, changes: tuple[str, ...]) -> None:
-    """Train a model by a recipe.
+@click.option("--tuning", metavar="METHOD", help="Adapt the model: lora, ia3, bitfit, ...")
+@click.option("--rank", type=int, metavar="N", help="Of lora.")
+@click.option("--base", metavar="REF", help="What is adapted, unless it is NAME itself.")
+def train(
+    recipe: str,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    changes: tuple[str, ...],
+    tuning: str | None,
+    rank: int | None,
+    base: str | None,
+) -> None:
+    """Train a model by a recipe, or adapt a trained one with --tuning.
 
     The recipe is that of a model, or a file, or in a model folder. While it runs everything is
     in OUT.partial; the finished folder appears at OUT in one move.
     """
-    overrides = dict(map(_setting, changes))
-    from zoo.training.loop import find_recipe
+    options = {"tuning": tuning, "rank": rank, "base": base}
+    options = {key: value for key, value in options.items() if value is not None}
+    from zoo.training.loop import plan as find
     from zoo.training.loop import train as run
 
-    plan = find_recipe(recipe).with_changes(**overrides)
+    plan = find(recipe, **dict(map(_setting, changes)), **options)
     again = ["txzoo", "train", recipe, "--out", str(out), "--resume"]
     again += ["--overwrite"] * overwrite
+    again += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     again += [word for change in changes for word in ("--set", change)]
     try:
         model = run(plan, out=out, resume=resume, overwrite=overwrite)
@@ -48,12 +62,32 @@ def train(recipe: str, out: Path, resume: bool, overwrite: bool, changes: tuple[
     card = model.card
     assert card is not None  # a finished folder has one
     if PartialState().is_main_process:
-        click.echo(f"{out}: {short_count(card.parameters)} parameters")
+        click.echo(f"{out}: {short_count(card.parameters)} parameters{_trained(card.training)}")
         rows = [
             (score.name, with_error(score.value, score.standard_error), score.split)
             for score in card.scores
         ]
         output.print_table(("score", "value", "split"), rows)
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The model folder.")
+def merge(ref: str, out: Path) -> None:
+    """Put an adapter into the weights of its base: a model that stands alone."""
+    import zoo
+
+    if out.exists():
+        raise InputError(f"{out} exists: choose another folder")
+    merged = zoo.load(ref).merge()
+    merged.save_pretrained(out)
+    click.echo(f"{out}: {merged.name}, {short_count(zoo.info(out).parameters)} parameters")
+
+
+def _trained(facts: Mapping[str, Any]) -> str:
+    """How many of the parameters were trained, where it was not all of them."""
+    count = facts.get("trained_parameters")
+    return "" if count is None else f", {short_count(count)} of them trained by {facts['tuning']}"
 
 
 def _setting(change: str) -> tuple[str, Any]:

@@ -30,13 +30,18 @@ def encode(tokenizer: "Tokenizer", text: str) -> list[int]:
     Raises:
         InputError: not a text, not valid Unicode, or nothing in it that is a token.
     """
+    require_text(text)
+    ids: list[int] = tokenizer.encode(text).ids
+    if not ids:
+        raise InputError(f"The text {text!r} is empty: give at least one word")
+    return ids
+
+
+def require_text(text: str) -> None:
+    """Raise `InputError` for what is not a text or not valid Unicode."""
     if not isinstance(text, str):
         raise InputError(f"The input must be a text, got {type(text).__name__}: {text!r}")
     try:
         text.encode()
     except UnicodeEncodeError as error:  # what the shell gives for bytes that are not UTF-8
         raise InputError(f"The text is not valid UTF-8 at character {error.start + 1}") from error
-    ids: list[int] = tokenizer.encode(text).ids
-    if not ids:
-        raise InputError(f"The text {text!r} is empty: give at least one word")
-    return ids

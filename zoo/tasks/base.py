@@ -40,6 +40,10 @@ class BaseTask(ABC):
     def build_tokenizer(self, settings: Mapping[str, Any]) -> "Tokenizer":
         """A tokenizer trained on the training split, as the recipe's [tokenizer] table asks."""
 
+    def config(self, tokenizer: "Tokenizer") -> dict[str, Any]:
+        """Values that the task decides of an architecture's config, besides `vocab_size`."""
+        return {}
+
     @abstractmethod
     def batches(
         self, tokenizer: "Tokenizer", *, length: int, batch_tokens: int, seed: int
@@ -59,6 +63,6 @@ class BaseTask(ABC):
         Args:
             model: what is measured, in eval mode.
             split: one of `splits`.
-            limit: measure on the first so many tokens only.
+            limit: measure on the first so many tokens or examples only.
             context: how many tokens the model reads at once; what it was trained on if None.
         """

@@ -82,10 +82,15 @@ def errors(subject: Subject) -> None:
 def writes(subject: Subject) -> None:
     """Its example through its pipeline."""
     model = model_of(subject)
-    if model.pipeline != "text-generation":
-        raise NotApplicable(f"the kit calls text-generation models so far, not {model.pipeline}")
     assert model.card is not None
     example = model.card.example or ""
+    if model.pipeline == "text-classification":
+        one, other = model(example), model(example)
+        if one != other or one["label"] not in model.config.labels:
+            raise Failed(f"asked twice, it answers {one!r}, then {other!r}")
+        return
+    if model.pipeline != "text-generation":
+        raise NotApplicable(f"the kit does not call {model.pipeline} models so far")
     first, second = (model(example, max_new_tokens=8, temperature=0) for _ in range(2))
     if first != second:
         raise Failed(f"at temperature 0 it writes {first!r}, then {second!r}")

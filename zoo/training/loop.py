@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import nn
 
 from zoo import __version__
 from zoo.errors import RecipeError, TrainingError
-from zoo.folder import CARD, LOG, RECIPE, save_folder
+from zoo.folder import CARD, LOG, RECIPE, FileRecord, save_folder
 from zoo.loading import load
 from zoo.model import Model
 from zoo.registry import registry, resolve
@@ -26,7 +27,9 @@ from zoo.training.memory import keep_freed_memory
 from zoo.training.muon import Muon
 from zoo.training.progress import Progress
 from zoo.training.recipe import Recipe, TrainingSettings
-from zoo.training.report import hardware, measure, new_card
+from zoo.training.report import adapted, hardware, measure, new_card
+from zoo.tuning import adapt, trained
+from zoo.tuning.files import write
 
 
 def train(
@@ -46,7 +49,9 @@ def train(
         out: where the model folder goes.
         resume: go on from the last checkpoint in `OUT.partial`.
         overwrite: replace what is at `out` and throw away an unfinished run there.
-        overrides: other values for the recipe's keys, such as `steps=100` or `d_model=64`.
+        overrides: other values for the recipe's keys, such as `steps=100` or `d_model=64`;
+            `tuning="lora"` adapts `base`, or the model whose name or folder is given as `recipe`,
+            with the method's options beside it, such as `rank=8`.
 
     Returns:
         The model as loaded from its folder.
@@ -57,9 +62,7 @@ def train(
             finite, or the disk is full.
         UnknownNameError: no plugin has the architecture or the task.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = find_recipe(recipe)
-    recipe = recipe.with_changes(**overrides)
+    recipe = plan(recipe, **overrides)
     keep_freed_memory()
     out = Path(out)
     partial = out.with_name(out.name + ".partial")
@@ -87,6 +90,30 @@ def train(
         shutil.rmtree(partial)
     accelerator.wait_for_everyone()
     return load(str(out.absolute()))
+
+
+def plan(recipe: Recipe | str | Path, **overrides: Any) -> Recipe:
+    """The recipe that a run follows: found, and with other values.
+
+    Raises:
+        RecipeError: as in `train`.
+    """
+    ref = "" if isinstance(recipe, Recipe) else str(recipe)
+    found = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
+    method = overrides.get("tuning")
+    if method is not None and not found.tuning:
+        if ref.endswith(".toml") and "base" not in overrides:
+            raise RecipeError(f"{ref} names no base to adapt: give base=, a model's name or folder")
+        if isinstance(method, str):
+            overrides.setdefault("name", f"{found.name}-{method}")
+        overrides["base"] = _absolute(overrides.get("base") or ref or found.name)
+    return found.with_changes(**overrides)
+
+
+def _absolute(ref: str) -> str:
+    """A reference that means the same from anywhere."""
+    on_disk = not ref.startswith("hf://") and "/" in ref.replace(os.sep, "/")
+    return str(Path(ref).absolute()) if on_disk and os.path.isdir(ref) else ref
 
 
 def find_recipe(name: str | Path) -> Recipe:
@@ -117,18 +144,17 @@ class Run:
         self.architecture = registry().architectures.get(recipe.architecture)
         self.task_entry = registry().tasks.get(recipe.task)
         self.task: BaseTask = resolve(self.task_entry.target)()
-        self.tokenizer = self.task.build_tokenizer(recipe.tokenizer)
-        model_class = resolve(self.architecture.target)
-        config = {"vocab_size": self.tokenizer.get_vocab_size(), **recipe.config}
-        self.config = model_class.config_class.from_dict(config)
+        self.base = load(recipe.base) if recipe.tuning else None
+        self.tokenizer, self.module = self._new() if self.base is None else self._adapt(self.base)
+        config: Any = self.module.config
+        self.config = config
+        self.learned = list(trained(self.module))
         self.batches: Batches = self.task.batches(
             self.tokenizer,
             length=self.config.max_seq_len,
             batch_tokens=self.settings.batch_tokens,
             seed=recipe.seed,
         )
-        torch.manual_seed(recipe.seed)
-        self.module: nn.Module = model_class(self.config)
         self.optimizers = build_optimizers(self.module, self.settings)
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.wrapped = accelerator.prepare(self.module)
@@ -138,6 +164,41 @@ class Run:
         self.seconds = 0.0
         self.recent: list[tuple[float, float]] = []  # loss and gradient norm since the last line
         self.epoch: list[float] = []  # losses since the epoch began
+
+    def _new(self) -> tuple[Tokenizer, nn.Module]:
+        """The task's tokenizer, and a module that knows nothing yet."""
+        tokenizer = self.task.build_tokenizer(self.recipe.tokenizer)
+        model_class = resolve(self.architecture.target)
+        own = {"vocab_size": tokenizer.get_vocab_size()} | self.task.config(tokenizer)
+        config = model_class.config_class.from_dict({**own, **self.recipe.config})
+        torch.manual_seed(self.recipe.seed)
+        return tokenizer, model_class(config)
+
+    def _adapt(self, base: Model) -> tuple[Tokenizer, nn.Module]:
+        """The tokenizer of a trained model, and its module with what shall learn."""
+        assert base.card is not None  # a loaded model has one
+        pipeline, name = self.task_entry.pipeline, self.recipe.architecture
+        if base.tokenizer is None:
+            raise RecipeError(f"{base.name} has no tokenizer, so it cannot be adapted to a text")
+        if base.adapter is not None:
+            raise RecipeError(f"{base.name} is an adapter itself: give its base, or merge it first")
+        if base.pipeline != pipeline:
+            raise RecipeError(
+                f"{self.recipe.task} is a {pipeline} task, {base.name} is a {base.pipeline} model"
+            )
+        if base.card.architecture != name:
+            raise RecipeError(
+                f"recipe says architecture {name!r}, its base {self.recipe.base} is of "
+                f"{base.card.architecture!r}"
+            )
+        options = dict(self.recipe.tuning)
+        torch.manual_seed(self.recipe.seed)
+        return base.tokenizer, adapt(base.module, options.pop("method"), **options)
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the result holds every weight, and so needs no base to be loaded."""
+        return len(self.learned) == len(list(self.module.parameters()))
 
     def to_the_end(self, resume: bool) -> None:
         """Run all steps that are left, writing log and checkpoints."""
@@ -152,6 +213,9 @@ class Run:
         with log, progress:
             while self.step < self.settings.steps:
                 rate = self._set_learning_rates()
+                set_progress: Any = getattr(self.module, "set_progress", None)
+                if set_progress is not None:  # see zoo.tuning.gradual
+                    set_progress(self.step / self.settings.steps)
                 result = self.one_step()
                 self.step += 1
                 self.seconds = time.monotonic() - started
@@ -278,12 +342,14 @@ def build_optimizers(module: nn.Module, settings: TrainingSettings) -> list[torc
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         inside = parameter.dim() == 2 and "embedding" not in name and "position" not in name
         inside = inside and not name.startswith(("head.", "relative_bias"))
         (matrices if inside else others).append(parameter)
     rate, decay = settings.learning_rate, settings.weight_decay
     rest = {"params": others, "lr": settings.embedding_learning_rate or rate, "weight_decay": 0.0}
-    if settings.optimizer == "muon":
+    if settings.optimizer == "muon" and matrices:  # BitFit and prompts train none
         return [
             Muon(matrices, lr=rate, weight_decay=decay),
             torch.optim.AdamW([rest], betas=settings.betas),
@@ -371,16 +437,7 @@ def _finish(run: Run, folder: Path) -> None:
     """Write the model folder, measure what was written, and put the scores on its card."""
     recipe, module = run.recipe, run.module.to("cpu")
     shutil.rmtree(folder, ignore_errors=True)
-    files = save_folder(
-        folder,
-        module=module,
-        architecture=recipe.architecture,
-        config=run.config.to_dict(),
-        tokenizer=run.tokenizer,
-        recipe=recipe.dump(),
-        log=run.folder / LOG,
-        dtype=getattr(torch, recipe.training.storage),
-    )
+    files = _save_adapter(run, folder) if run.base and not run.stands_alone else _save(run, folder)
     owners = (
         registry().architectures.owner(recipe.architecture),
         registry().tasks.owner(recipe.task),
@@ -405,8 +462,38 @@ def _finish(run: Run, folder: Path) -> None:
             "torch": str(torch.__version__),
         },
     )
+    if run.base is not None:
+        learned = sum(module.get_parameter(name).numel() for name in run.learned)
+        card = adapted(card, recipe, run.base, learned=learned, alone=run.stands_alone)
     card.write(folder / CARD)
     measure(folder, run.task_entry, run.task.test_splits, recipe.contexts)
+
+
+def _save(run: Run, folder: Path) -> dict[str, FileRecord]:
+    """Write a model that stands alone."""
+    return save_folder(
+        folder,
+        module=run.module,
+        architecture=run.recipe.architecture,
+        config=run.config.to_dict(),
+        tokenizer=run.tokenizer,
+        recipe=run.recipe.dump(),
+        log=run.folder / LOG,
+        dtype=getattr(torch, run.recipe.training.storage),
+    )
+
+
+def _save_adapter(run: Run, folder: Path) -> dict[str, FileRecord]:
+    """Write what was learned beside a base, without the base."""
+    recipe = run.recipe
+    options = dict(recipe.tuning)
+    method = options.pop("method")
+    folder.mkdir(parents=True)
+    dtype = getattr(torch, recipe.training.storage)
+    files = write(folder, run.module, method, options, run.learned, base=recipe.base, dtype=dtype)
+    (folder / RECIPE).write_text(recipe.dump(), encoding="utf-8")
+    shutil.copyfile(run.folder / LOG, folder / LOG)
+    return files | {name: FileRecord.of(folder / name) for name in (RECIPE, LOG)}
 
 
 def _precision(settings: TrainingSettings) -> str:

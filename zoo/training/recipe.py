@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from zoo.errors import RecipeError
+from zoo.loading import info
 
 OPTIMIZERS = ("adamw", "muon")
 STORAGE = ("float16", "bfloat16", "float32")
@@ -96,6 +97,8 @@ class Recipe:
         tokenizer: settings of the task's tokenizer; empty where there is none.
         config: of the architecture, without `vocab_size`, which the tokenizer gives.
         training: sizes of the run.
+        base: reference of the trained model that is adapted; empty to train from scratch.
+        tuning: `method`, the name of a way of adapting, and its options; empty likewise.
         contexts: tokens read at once at which the finished model is measured too, besides the
             length it was trained on.
         source: the file it was read from.
@@ -108,6 +111,8 @@ class Recipe:
     seed: int = 1
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""
+    tuning: Mapping[str, Any] = field(default_factory=dict)
     contexts: tuple[int, ...] = ()
     source: Path | None = None
 
@@ -130,13 +135,19 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: Path | None = None) -> Self:
-        """Check and build a recipe from plain values."""
+        """Check and build a recipe from plain values.
+
+        One that adapts a base takes architecture, sizes and tokenizer from it.
+        """
+        if values.get("base") and "architecture" not in values:
+            values = {"architecture": info(values["base"]).architecture, **values}
         _check_values("recipe", cls, values)
         if values.get("seed", 0) < 0:
             raise RecipeError(f"recipe seed must not be below 0, got {values['seed']}")
         contexts = tuple(values.get("contexts", ()))
         if any(type(context) is not int or context < 1 for context in contexts):
             raise RecipeError(f"recipe contexts must be whole numbers above 0, got {contexts}")
+        _check_tuning(values)
         settings: dict[str, Any] = dict(values["training"])
         _check_values("[training]", TrainingSettings, settings)
         if "betas" in settings:
@@ -145,31 +156,61 @@ class Recipe:
         return cls(**{**values, **parts})
 
     def with_changes(self, **changes: Any) -> Self:
-        """A copy with other values; a key is one of the recipe, of [training], or of [config]."""
+        """A copy with other values; a key is one of the recipe, of [training], or of [config].
+
+        With a `tuning`, which may be the name of a method alone, further keys are its options.
+        """
+        if isinstance(changes.get("tuning"), str):
+            changes["tuning"] = {"method": changes["tuning"]}
+        tuning: dict[str, Any] = dict(changes.get("tuning", self.tuning))
         top = {f.name for f in dataclasses.fields(self)} - {"training", "config", "source"}
         inner = {f.name for f in dataclasses.fields(TrainingSettings)}
         parts: dict[str, dict[str, Any]] = {"top": {}, "training": {}, "config": {}}
         for key, value in changes.items():
             part = "top" if key in top else "training" if key in inner else "config"
+            if part == "config" and tuning:
+                tuning[key] = value
+                continue
             if part == "config" and key not in self.config:
                 _check_keys("recipe", {key: value}, [*top, *inner, *self.config])
             parts[part][key] = value
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | parts["top"]
         source = values.pop("source")
+        if tuning:
+            values |= {"tuning": tuning, "config": {}, "tokenizer": {}}
+            return self.from_dict({**values, "training": _settings(self, parts)}, source=source)
         values["config"] = {**self.config, **parts["config"]}
-        values["training"] = {**dataclasses.asdict(self.training), **parts["training"]}
+        values["training"] = _settings(self, parts)
         return self.from_dict(values, source=source)
 
     def dump(self) -> str:
         """The recipe as TOML, every default written out."""
         head = {k: getattr(self, k) for k in ("architecture", "task", "seed")}
+        head |= {"base": self.base} if self.base else {}
         head |= {"contexts": self.contexts} if self.contexts else {}
-        tables = {"tokenizer": self.tokenizer, "config": self.config}
+        tables = {"tokenizer": self.tokenizer, "config": self.config, "tuning": self.tuning}
         lines = [f"{k} = {_toml(v)}" for k, v in head.items()]
         for title, table in {**tables, "training": dataclasses.asdict(self.training)}.items():
             if table:
                 lines += ["", f"[{title}]", *(f"{k} = {_toml(v)}" for k, v in table.items())]
         return "\n".join(lines) + "\n"
+
+
+def _settings(recipe: Recipe, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The [training] table of a recipe, with other values."""
+    return {**dataclasses.asdict(recipe.training), **parts["training"]}
+
+
+def _check_tuning(values: Mapping[str, Any]) -> None:
+    """Hold `base` and [tuning] against each other: both or neither, and a method."""
+    base, tuning = values.get("base", ""), values.get("tuning", {})
+    if bool(base) != bool(tuning):
+        there, lacks = ("base", "a [tuning] table") if base else ("[tuning]", "a base")
+        raise RecipeError(f"recipe has {there} and lacks {lacks}: to adapt a model takes both")
+    if tuning and not isinstance(tuning.get("method"), str):
+        raise RecipeError(f"[tuning] lacks method, such as 'lora'; it has {dict(tuning)}")
+    if tuning and (fixed := [key for key in ("config", "tokenizer") if values.get(key)]):
+        raise RecipeError(f"recipe has [{fixed[0]}] and a base, which decides that: leave it out")
 
 
 def _check_values(where: str, kind: type, values: Mapping[str, Any]) -> None:

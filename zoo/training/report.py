@@ -14,6 +14,7 @@ from zoo.evaluation import evaluate
 from zoo.folder import CARD, RECIPE, FileRecord
 from zoo.hookspecs import Architecture, Task
 from zoo.loading import load
+from zoo.model import Model, weights_hash
 from zoo.numbers import plural, rounded, with_error
 from zoo.training.recipe import Recipe
 
@@ -34,6 +35,23 @@ model = zoo.load("{name}")
 ## How it was trained
 
 By `recipe.toml` beside this card: `txzoo train {name} --out runs/{name}`. The curve is in
+`training.jsonl`.
+"""
+
+
+ADAPTED = """\
+# {name}
+
+{summary}.
+
+## How to use it
+
+`zoo.load` of this folder, or of its name, loads the base and what was learned beside it;
+`load_adapter` puts it on a base that is loaded already.
+
+## How it was trained
+
+By `recipe.toml` beside this card: `txzoo train recipe.toml --out {name}`. The curve is in
 `training.jsonl`.
 """
 
@@ -64,7 +82,8 @@ def new_card(
         parameters: how many numbers were learned.
         training: facts of the run.
     """
-    beside = recipe.source.parent / CARD if recipe.source is not None else None
+    # the card beside a base's recipe speaks of the base
+    beside = recipe.source.parent / CARD if recipe.source is not None and not recipe.base else None
     old = Card.read(beside) if beside is not None and beside.is_file() else None
     data: dict[str, Any] = {
         "license": task.license,
@@ -89,6 +108,30 @@ def new_card(
     }
     prose = PROSE.format(name=recipe.name, summary=summary) if old is None else old.text
     return Card(data=data, text=prose, path=folder / CARD)
+
+
+def adapted(card: Card, recipe: Recipe, base: Model, *, learned: int, alone: bool) -> Card:
+    """The card of an adapted model: whose it is, and what it adds.
+
+    Args:
+        card: as `new_card` makes it.
+        recipe: what was trained.
+        base: what was adapted.
+        learned: how many numbers were trained.
+        alone: whether all of its weights are in its folder.
+    """
+    assert base.card is not None  # a loaded model has one
+    method, name = recipe.tuning["method"], base.card.name
+    ours = dict(card.data["txzoo"])
+    ours["summary"] = f"{name} adapted to {recipe.task} by {method}"
+    ours["training"] = {**ours["training"], "tuning": method, "trained_parameters": learned}
+    if not alone:
+        ours["base"] = {"ref": recipe.base, "sha256": weights_hash(base.card)}
+    on_hub = recipe.base.startswith("hf://")
+    of = recipe.base.removeprefix("hf://").partition("@")[0] if on_hub else name
+    data = {**card.data, "license": base.card.license, "base_model": of, "txzoo": ours}
+    prose = ADAPTED.format(name=recipe.name, summary=ours["summary"])
+    return Card(data=data, text=prose, path=card.path)
 
 
 def measure(folder: Path, task: Task, splits: Sequence[str], contexts: Sequence[int] = ()) -> None:

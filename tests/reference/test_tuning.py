@@ -1,0 +1,242 @@
+"""LoRA, (IA)3, prefix and prompt tuning against PEFT: outputs, gradients and files.
+
+PEFT adapts the checkpoint of `transformers`, we adapt our own module of the same weights; and PEFT
+adapts our module, which to it is any module with linear layers.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zoo
+from zoo.model import Model
+from zoo.tuning import adapt, trained
+from zoo.tuning.files import write
+
+transformers = pytest.importorskip("transformers", reason="needs txzoo[hf]")
+peft = pytest.importorskip("peft", reason="needs txzoo[hf]")
+
+# PEFT 0.21 asks transformers 5.23 by a name that goes away in its version 6
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+GPT2 = {"vocab_size": 53, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 31}
+LLAMA = {
+    "vocab_size": 53,
+    "hidden_size": 24,
+    "intermediate_size": 36,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 31,
+}
+PLACES = {  # ours, and what transformers calls the same matrix
+    "gpt2": {
+        "blocks.0.attention.qkv": "transformer.h.0.attn.c_attn",
+        "blocks.1.feed_forward.down": "transformer.h.1.mlp.c_proj",
+        "blocks.1.attention.out": "transformer.h.1.attn.c_proj",
+    },
+    "llama": {
+        "blocks.0.attention.out": "model.layers.0.self_attn.o_proj",
+        "blocks.1.feed_forward.gate": "model.layers.1.mlp.gate_proj",
+        "blocks.1.feed_forward.down": "model.layers.1.mlp.down_proj",
+    },
+}
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def pair(request: pytest.FixtureRequest, twins: Any) -> tuple[str, nn.Module, nn.Module]:
+    return request.param, *twins(config_of(request.param))
+
+
+def config_of(kind: str) -> Any:
+    if kind == "gpt2":
+        return transformers.GPT2Config(**GPT2, bos_token_id=None, eos_token_id=None)
+    return transformers.LlamaConfig(**LLAMA, bos_token_id=None, eos_token_id=None)
+
+
+def assert_same(ours: nn.Module, theirs: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Logits are equal, and the gradients of each pair of parameters."""
+    ids = torch.randint(53, (3, 9))
+    logits, expected = ours(ids), theirs(input_ids=ids).logits
+    torch.testing.assert_close(logits, expected, **CLOSE)
+    weight = torch.randn_like(logits)
+    (logits * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert pairs
+    for mine, other in pairs:
+        assert mine.grad is not None
+        assert mine.grad.abs().max() > 1e-3
+        torch.testing.assert_close(mine.grad, other.grad.view_as(mine.grad), rtol=1e-3, atol=2e-4)
+
+
+def test_lora_is_pefts(pair: tuple[str, nn.Module, nn.Module]) -> None:
+    kind, ours, theirs = pair
+    places = PLACES[kind]
+    config = peft.LoraConfig(
+        r=3,
+        lora_alpha=7,
+        target_modules=list(places.values()),
+        init_lora_weights=False,
+        fan_in_fan_out=kind == "gpt2",
+    )
+    theirs = peft.get_peft_model(theirs, config).eval()
+    ours = adapt(ours, "lora", rank=3, alpha=7, target_modules=list(places)).eval()
+    pairs = []
+    for mine, other in places.items():
+        layer = theirs.get_submodule(f"base_model.model.{other}")
+        for part in ("lora_A", "lora_B"):
+            source = getattr(layer, part)["default"].weight
+            target = ours.get_parameter(f"{mine}.{part}.weight")
+            target.data.copy_(source)
+            pairs.append((target, source))
+    assert_same(ours, theirs, pairs)
+
+
+def test_ia3_is_pefts(pair: tuple[str, nn.Module, nn.Module]) -> None:
+    kind, ours, theirs = pair
+    places = PLACES[kind]
+    inputs = [name for name in places if name.endswith("down")]
+    config = peft.IA3Config(
+        target_modules=list(places.values()),
+        feedforward_modules=[places[name] for name in inputs],
+        fan_in_fan_out=kind == "gpt2",
+    )
+    theirs = peft.get_peft_model(theirs, config).eval()
+    ours = adapt(ours, "ia3", target_modules=list(places), feedforward_modules=inputs).eval()
+    pairs = []
+    for mine, other in places.items():
+        source = theirs.get_submodule(f"base_model.model.{other}").ia3_l["default"]
+        source.data.add_(0.5 * torch.randn_like(source))
+        target = ours.get_parameter(f"{mine}.ia3_l")
+        assert target.shape == source.shape
+        target.data.copy_(source)
+        pairs.append((target, source))
+    assert_same(ours, theirs, pairs)
+
+
+def test_prompt_tuning_is_pefts(pair: tuple[str, nn.Module, nn.Module]) -> None:
+    _, ours, theirs = pair
+    config = peft.PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM")
+    theirs = peft.get_peft_model(theirs, config).eval()
+    ours = adapt(ours, "prompt-tuning", num_virtual_tokens=5).eval()
+    source = theirs.prompt_encoder["default"].embedding.weight
+    ours.prompt_embeddings.data.copy_(source)
+    cut = Cut(theirs, 5)  # PEFT gives logits of the prompt too
+    assert_same(ours, cut, [(ours.prompt_embeddings, source)])
+
+
+class Cut(nn.Module):
+    """Without the logits of what stands before the text."""
+
+    def __init__(self, model: nn.Module, length: int) -> None:
+        super().__init__()
+        self.model, self.length = model, length
+
+    def forward(self, input_ids: Tensor) -> Any:
+        result = self.model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
+        result.logits = result.logits[:, self.length :]
+        return result
+
+
+def test_prefix_tuning_is_pefts(twins: Any) -> None:
+    ours, theirs = twins(config_of("gpt2"))
+    config = peft.PrefixTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM")
+    theirs = peft.get_peft_model(theirs, config).eval()
+    ours = adapt(ours, "prefix-tuning", num_virtual_tokens=5).eval()
+    source = theirs.prompt_encoder["default"].embedding.weight
+    assert ours.prompt_embeddings.shape == source.shape
+    ours.prompt_embeddings.data.copy_(source)
+    assert_same(ours, Cut(theirs, 0), [(ours.prompt_embeddings, source)])
+
+
+def fresh(kind: str = "decoder") -> nn.Module:
+    torch.manual_seed(3)
+    sizes = {"vocab_size": 53, "max_seq_len": 20, "d_model": 16, "n_layers": 2, "n_heads": 2}
+    return zoo.create(kind, **sizes, d_ff=24).eval()
+
+
+def random_adapter(method: str, **options: Any) -> nn.Module:
+    module = adapt(fresh(), method, **options).eval()
+    for parameter in trained(module).values():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return module
+
+
+@pytest.mark.parametrize(("method", "options"), [("lora", {"rank": 2, "alpha": 5}), ("ia3", {})])
+def test_our_files_load_in_peft(method: str, options: dict[str, Any], tmp_path: Path) -> None:
+    ours = random_adapter(method, **options)
+    write(tmp_path, ours, method, options, list(trained(ours)), base="somewhere")
+    theirs = peft.PeftModel.from_pretrained(fresh(), tmp_path).eval()
+    ids = torch.randint(53, (2, 7))
+    with torch.no_grad():
+        expected = ours(ids)
+        assert not torch.allclose(expected, fresh()(ids), atol=1e-2)
+        torch.testing.assert_close(theirs(ids), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("method", ["prefix-tuning", "prompt-tuning"])
+def test_our_prompts_load_in_peft(method: str, twins: Any, tmp_path: Path) -> None:
+    ours, theirs = twins(config_of("gpt2"))
+    ours = adapt(ours, method, num_virtual_tokens=4).eval()
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    write(folder, ours, method, {}, list(trained(ours)), base="somewhere")
+    theirs = peft.PeftModel.from_pretrained(theirs, folder).eval()
+    ids = torch.randint(53, (2, 7))
+    with torch.no_grad():
+        cut = Cut(theirs, 4 if method == "prompt-tuning" else 0)
+        torch.testing.assert_close(ours(ids), cut(input_ids=ids).logits, **CLOSE)
+
+
+def as_model(module: nn.Module) -> Model:
+    return Model(
+        name="ours",
+        module=module,
+        config=module.config,
+        tokenizer=None,
+        pipeline="text-generation",
+        card=None,
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.LoraConfig(r=3, lora_alpha=4, target_modules=["qkv", "down"], init_lora_weights=False),
+        peft.LoraConfig(target_modules=r"blocks\.1\..*\.(up|out)", init_lora_weights=False),
+        peft.IA3Config(
+            target_modules=["qkv", "down"], feedforward_modules=["down"], init_ia3_weights=False
+        ),
+    ],
+    ids=["lora", "lora-pattern", "ia3"],
+)
+def test_pefts_files_load_here(config: Any, tmp_path: Path) -> None:
+    base = fresh()
+    theirs = peft.get_peft_model(copy.deepcopy(base), config).eval()
+    theirs.save_pretrained(tmp_path)
+    model = as_model(base).load_adapter(tmp_path, "theirs")
+    ids = torch.randint(53, (2, 7))
+    with torch.no_grad():
+        expected = theirs(ids)
+        torch.testing.assert_close(model.module(ids), expected, **CLOSE)
+        torch.testing.assert_close(model.merge().module(ids), expected, **CLOSE)
+        assert not torch.allclose(model.set_adapter(None).module(ids), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("config_class", [peft.PrefixTuningConfig, peft.PromptTuningConfig])
+def test_pefts_prompts_load_here(config_class: Any, twins: Any, tmp_path: Path) -> None:
+    ours, theirs = twins(config_of("gpt2"))
+    theirs = peft.get_peft_model(
+        theirs, config_class(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    ).eval()
+    theirs.save_pretrained(tmp_path / "adapter")
+    model = as_model(ours).load_adapter(tmp_path / "adapter")
+    ids = torch.randint(53, (2, 7))
+    with torch.no_grad():
+        cut = Cut(theirs, 4 if config_class is peft.PromptTuningConfig else 0)
+        torch.testing.assert_close(model.module(ids), cut(input_ids=ids).logits, **CLOSE)

@@ -1,0 +1,301 @@
+"""Every way of adapting, on every architecture: what learns, what stays, what it costs."""
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.errors import ConfigError, UnknownNameError
+from zoo.generation import GenerationOptions, generate
+from zoo.registry import registry
+from zoo.tuning import adapt, merge, share, trained
+
+SIZES = {"vocab_size": 29, "max_seq_len": 24, "d_model": 16, "n_layers": 2, "n_heads": 4}
+ARCHITECTURES = {
+    "decoder": {"d_ff": 20},
+    "alibi-decoder": {"d_ff": 20},
+    "relative-decoder": {"d_ff": 20},
+    "rope-decoder": {"d_ff": 20, "n_kv_heads": 2},
+}
+METHODS = [name for name in registry().tunings.names() if name not in ("full",)]
+CAUSAL = ("prefix-tuning", "prompt-tuning")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def module_of(architecture: str, **changes: object) -> nn.Module:
+    """A small module whose biases and norms are not at their start."""
+    module = zoo.create(architecture, **{**SIZES, **ARCHITECTURES[architecture], **changes})
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return module.eval()
+
+
+def test_the_core_brings_these() -> None:
+    assert set(METHODS) | {"full"} == {
+        *("full", "linear-probe", "gradual-unfreezing", "houlsby", "pfeiffer", "lora", "ia3"),
+        *("prefix-tuning", "prompt-tuning", "bitfit"),
+    }
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", [*METHODS, "full"])
+def test_a_step_changes_what_learns_and_nothing_else(method: str, architecture: str) -> None:
+    module = module_of(architecture)
+    base = {name: p.detach().clone() for name, p in module.named_parameters()}
+    adapted = adapt(module, method)
+    ids = torch.randint(29, (3, 7))
+    learning = trained(adapted)
+    optimizer = torch.optim.SGD(learning.values(), lr=0.1)
+    start = {name: p.detach().clone() for name, p in adapted.named_parameters()}
+    for _ in range(2):  # LoRA's A has no gradient while B is zero
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(adapted(ids).flatten(0, 1), ids.flatten())
+        loss.backward()
+        optimizer.step()
+    for name, parameter in adapted.named_parameters():
+        assert (name not in learning) == torch.equal(parameter, start[name]), name
+        if name in base and name not in learning:
+            assert torch.equal(parameter, base[name]), name
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", ["lora", "ia3", "bitfit", "linear-probe", "gradual-unfreezing"])
+def test_it_starts_as_the_trained_model(method: str, architecture: str) -> None:
+    module = module_of(architecture)
+    ids = torch.randint(29, (3, 7))
+    before = module(ids)
+    torch.testing.assert_close(adapt(module, method)(ids), before)
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "bitfit", "linear-probe"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_merged_it_is_a_plain_model_that_computes_the_same(method: str, architecture: str) -> None:
+    module = module_of(architecture)
+    names = set(module.state_dict())
+    adapted = adapt(module, method)
+    with torch.no_grad():
+        for parameter in trained(adapted).values():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    ids = torch.randint(29, (3, 7))
+    expected = adapted(ids)
+    merged = merge(adapted)
+    torch.testing.assert_close(merged(ids), expected, rtol=1e-4, atol=1e-4)
+    added = {name for name in merged.state_dict() if name not in names}
+    assert not any(word in name for name in added for word in ("lora", "ia3")), added
+    assert {type(part) for part in merged.modules() if isinstance(part, nn.Linear)} == {nn.Linear}
+
+
+@pytest.mark.parametrize("method", ["houlsby", "pfeiffer", *CAUSAL])
+def test_what_no_weight_can_hold_is_not_merged(method: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be merged|no weight can hold"):
+        merge(adapt(module_of("decoder"), method))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", METHODS)
+def test_generation_with_a_cache_is_as_without(method: str, architecture: str) -> None:
+    """Prompts of several lengths, so that the batch is padded on the left."""
+    adapted = adapt(module_of(architecture), method, **small(method))
+    with torch.no_grad():
+        for parameter in trained(adapted).values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    prompts = [[3, 1, 4, 1, 5], [9, 2], [6]]
+    options = GenerationOptions(max_new_tokens=6)
+    cached = generate(adapted, prompts, options)
+    whole = generate(adapted, prompts, options, use_cache=False)
+    alone = [generate(adapted, [prompt], options).ids[0] for prompt in prompts]
+    assert cached.ids == whole.ids == alone
+    beams = GenerationOptions(max_new_tokens=4, num_beams=3)
+    assert (
+        generate(adapted, prompts, beams).ids
+        == generate(adapted, prompts, beams, use_cache=False).ids
+    )
+
+
+def small(method: str) -> dict[str, object]:
+    return {"num_virtual_tokens": 3} if method in CAUSAL else {}
+
+
+def test_lora_of_rank_2_trains_456_of_12800_weights() -> None:
+    layer = nn.Sequential(nn.Linear(128, 100, bias=False))
+    assert sum(p.numel() for p in layer.parameters()) == 12_800
+    adapted = adapt(layer, "lora", rank=2)
+    assert sum(p.numel() for p in trained(adapted).values()) == 456
+    assert 1 - 456 / 12_800 == pytest.approx(0.964, abs=5e-4)
+
+
+def test_lora_is_the_equation() -> None:
+    layer = nn.Linear(6, 4)
+    weight, bias, x = layer.weight.detach().clone(), layer.bias.detach().clone(), torch.randn(5, 6)
+    adapted = adapt(nn.Sequential(layer), "lora", rank=2, alpha=3)
+    a, b = torch.randn(2, 6), torch.randn(4, 2)
+    with torch.no_grad():
+        layer.lora_A.weight.copy_(a)
+        layer.lora_B.weight.copy_(b)
+    torch.testing.assert_close(adapted(x), x @ (weight + 1.5 * b @ a).T + bias)
+
+
+def test_target_modules_by_ending_and_by_full_name() -> None:
+    adapted = adapt(
+        module_of("decoder"), "lora", target_modules=["qkv", "blocks.1.feed_forward.up"]
+    )
+    assert {name.rsplit(".lora", 1)[0] for name in trained(adapted)} == {
+        "blocks.0.attention.qkv",
+        "blocks.1.attention.qkv",
+        "blocks.1.feed_forward.up",
+    }
+
+
+def test_ia3_takes_keys_values_and_hidden_units() -> None:
+    factors = {name: p.shape for name, p in trained(adapt(module_of("decoder"), "ia3")).items()}
+    assert factors == {
+        "blocks.0.attention.qkv.ia3_l": (48, 1),
+        "blocks.0.feed_forward.down.ia3_l": (1, 20),
+        "blocks.1.attention.qkv.ia3_l": (48, 1),
+        "blocks.1.feed_forward.down.ia3_l": (1, 20),
+    }
+
+
+def test_bottlenecks_stand_where_the_papers_put_them() -> None:
+    def places(method: str) -> set[str]:
+        names = trained(adapt(module_of("decoder"), method, size=3))
+        return {name.rsplit(".adapter", 1)[0] for name in names}
+
+    ends = {"blocks.0.feed_forward", "blocks.1.feed_forward"}
+    assert places("pfeiffer") == ends
+    assert places("houlsby") == ends | {"blocks.0.attention", "blocks.1.attention"}
+
+
+def test_a_feed_forward_part_without_a_module_of_its_own_gets_one_adapter() -> None:
+    sizes = {**SIZES, "d_ff": 20, "head": "masked-language"}
+    names = trained(adapt(zoo.create("encoder", **sizes), "houlsby", size=3))
+    assert {name.rsplit(".adapter", 1)[0] for name in names} == {
+        *("blocks.0.attention", "blocks.0.down", "blocks.1.attention", "blocks.1.down")
+    }
+
+
+def test_gradual_unfreezing_goes_from_the_output_to_the_input() -> None:
+    module = adapt(module_of("decoder"), "gradual-unfreezing")
+
+    def awake(share: float) -> set[str]:
+        module.set_progress(share)
+        return {name.split(".layer")[0].rsplit(".", 2)[0] for name in trained(module)}
+
+    def tops(share: float) -> set[str]:
+        module.set_progress(share)
+        return {
+            ".".join(name.split(".")[: 2 if "blocks" in name else 1]) for name in trained(module)
+        }
+
+    assert tops(0.0) == {"norm"}
+    assert tops(0.25) == {"norm", "blocks.1"}
+    assert tops(0.5) == {"norm", "blocks.1", "blocks.0"}
+    assert tops(0.99) == {"norm", "blocks.1", "blocks.0", "token_embedding", "positions"}
+    assert awake(0.99)
+
+
+def test_bitfit_gives_a_model_without_biases_some() -> None:
+    module = module_of("rope-decoder")
+    assert not any(name.endswith("bias") for name, _ in module.named_parameters())
+    learning = trained(adapt(module, "bitfit"))
+    assert len(learning) == 2 * 5
+    assert all(name.endswith("bias") for name in learning)
+
+
+def test_a_prompt_is_read_like_words() -> None:
+    """A prompt of the embeddings of three words is those words before the text."""
+    module = module_of("alibi-decoder")
+    words, ids = torch.tensor([[7, 0, 12]]), torch.randint(29, (1, 6))
+    expected = module(torch.cat([words, ids], 1))[:, 3:]
+    for method in CAUSAL:
+        adapted = adapt(share(module), method, num_virtual_tokens=3)
+        numbers = {"prompt-tuning": module.token_embedding.weight[words[0]]}
+        if method == "prefix-tuning":
+            from zoo.tuning.prefix import record
+
+            pairs = record(module, words)
+            flat = torch.stack([part[0] for pair in pairs for part in pair])
+            numbers[method] = flat.permute(2, 0, 1, 3).flatten(1)
+        with torch.no_grad():
+            adapted.prompt_embeddings.copy_(numbers[method])
+        torch.testing.assert_close(adapted(ids), expected)
+
+
+def test_positions_that_end_leave_less_room() -> None:
+    adapted = adapt(module_of("decoder"), "prompt-tuning", num_virtual_tokens=5)
+    assert adapted.max_len == adapted.config.max_seq_len == 19
+    assert adapted(torch.zeros(1, 19, dtype=torch.long)).shape == (1, 19, 29)
+
+
+def test_shared_modules_take_no_memory_and_do_not_meet() -> None:
+    module = module_of("decoder")
+    ids = torch.randint(29, (2, 5))
+    before = module(ids)
+    first, second = (adapt(share(module), "lora", rank=2) for _ in range(2))
+    with torch.no_grad():
+        for part in (first, second):
+            for parameter in trained(part).values():
+                parameter.add_(torch.randn_like(parameter))
+    assert first.blocks[0].attention.qkv.weight.data_ptr() == (
+        module.blocks[0].attention.qkv.weight.data_ptr()
+    )
+    assert torch.equal(module(ids), before)
+    assert not torch.allclose(first(ids), second(ids))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("lora", {"rank": 0}, "LoRA rank must be a whole number of at least 1, got 0"),
+        ("lora", {"rank": 2.5}, "at least 1, got 2.5"),
+        ("lora", {"alpha": 0}, "alpha must be a number above 0, got 0"),
+        ("lora", {"alpha": float("nan")}, "alpha must be a number above 0, got nan"),
+        ("lora", {"dropout": 1.0}, "from 0 to below 1, got 1.0"),
+        ("lora", {"rnk": 2}, r"no option rnk=2. Did you mean 'rank'\? Options: rank, alpha"),
+        ("full", {"rank": 2}, "The tuning full has no option rank=2. Options: none"),
+        ("lora", {"target_modules": ["qk"]}, r"no linear layer 'qk'. Did you mean 'qkv'"),
+        ("ia3", {"target_modules": ["upp"]}, "In full: blocks.0.attention.qkv, blocks.0.att"),
+        ("lora", {"target_modules": []}, "has no linear layer, so nothing to adapt"),
+        ("houlsby", {"size": 0}, "adapter size must be a whole number"),
+        ("prefix-tuning", {"num_virtual_tokens": 24}, "leaves no room: this model reads 24"),
+        ("prompt-tuning", {"num_virtual_tokens": 0}, "at least 1, got 0"),
+    ],
+)
+def test_bad_options_say_what_and_the_way_out(method: str, options: dict, words: str) -> None:
+    module = module_of("decoder")
+    with pytest.raises(ConfigError, match=words) as caught:
+        adapt(module, method, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_method() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'lora'"):
+        adapt(module_of("decoder"), "lara")
+
+
+def test_nothing_to_train() -> None:
+    with pytest.raises(ConfigError, match="has no linear layer, so nothing to adapt"):
+        adapt(nn.Sequential(nn.Embedding(3, 3)), "lora")
+    with pytest.raises(ConfigError, match="full leaves nothing to train in Tanh"):
+        adapt(nn.Tanh(), "full")
+
+
+@pytest.mark.parametrize("method", CAUSAL)
+def test_a_module_without_a_cache_is_told_what_works(method: str) -> None:
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(5, 4)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.words(ids).mean(1)
+
+    with pytest.raises(ConfigError, match="Bag takes no cache.*use lora, ia3"):
+        adapt(Bag(), method)

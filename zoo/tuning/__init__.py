@@ -1,0 +1,71 @@
+"""Ways of adapting a trained model: one file each, and `adapt` to use any by name.
+
+A method is a function `adapt(module, **options) -> module`, registered through the hook
+`txzoo_tunings`. It changes the module in place, by names and types, and returns it; the parameters
+that want a gradient afterwards are what is trained, and all that an adapter's file holds.
+"""
+
+import inspect
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from zoo.errors import ConfigError
+from zoo.registry import registry, resolve
+from zoo.tuning.parts import share
+
+__all__ = ["adapt", "merge", "share", "trained"]
+
+
+def adapt(module: nn.Module, tuning: str, **options: Any) -> nn.Module:
+    """Adapt a module in place by a registered method, and return it.
+
+    Args:
+        module: a trained one.
+        tuning: name of the method, such as "lora".
+        options: of the method.
+
+    Raises:
+        UnknownNameError: no such method.
+        ConfigError: an option that it does not have, or that cannot work; nothing to train.
+    """
+    target = resolve(registry().tunings.get(tuning).target)
+    known = list(inspect.signature(target).parameters)[1:]
+    for name, value in options.items():
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            guess = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(
+                f"The tuning {tuning} has no option {name}={value!r}.{guess} "
+                f"Options: {', '.join(known) or 'none'}"
+            )
+    adapted: nn.Module = target(module, **options)
+    if not trained(adapted):
+        raise ConfigError(f"{tuning} leaves nothing to train in {type(module).__name__}")
+    return adapted
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def merge(module: nn.Module) -> nn.Module:
+    """Put what was learned beside the weights into them, in place.
+
+    Returns:
+        The module, of plain layers again, which computes the same.
+
+    Raises:
+        ConfigError: the method adds what no weight can hold.
+    """
+    if hasattr(module, "prompt_embeddings"):
+        raise ConfigError("what stands before the text cannot be merged into weights")
+    for name, part in list(module.named_modules()):
+        if hasattr(part, "adapter"):
+            raise ConfigError(f"{name} has a bottleneck adapter, which no weight can hold")
+        if hasattr(part, "merge"):
+            parent, _, own = name.rpartition(".")
+            setattr(module.get_submodule(parent), own, part.merge())
+    return module
