@@ -24,6 +24,10 @@ def test_bundled_model_runs_elsewhere(name: str, tmp_path) -> None:
         with pytest.raises(ConfigError, match="BLOOM has a norm after the embedding"):
             export(model, tmp_path / "out")
         return
+    if model.pipeline != "text-generation":  # held to BERT in test_encoder.py
+        with pytest.raises(ConfigError, match="BERT has its norm after each sublayer"):
+            export(model, tmp_path / "out")
+        return
     theirs = transformers.AutoModelForCausalLM.from_pretrained(export(model, tmp_path / "out"))
     tokens = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     prompt = model.tokenizer.encode(model.card.example).ids
