@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import accumulate
 from typing import Any
@@ -208,18 +208,8 @@ def page(gallery: Gallery) -> None:
         return seen(job, state, rows, ready=bool(offers.find()[0]))
 
     async def watch() -> AsyncIterator[list[Any]]:
-        """What there is to see, until nothing more will happen."""
-        before: tuple[Job | None, int, str] | None = None
-        while True:
-            job = trainer.job
-            state = "idle" if job is None else job.state
-            rows = [] if job is None else job.rows()
-            if (job, len(rows), state) != before:
-                before = job, len(rows), state
-                yield await asyncio.to_thread(draw, job, state, rows)
-            if state != "running":
-                return
-            await asyncio.sleep(LOOK_SECONDS)
+        async for parts in watched(trainer, draw):
+            yield parts
 
     async def end() -> AsyncIterator[list[Any]]:
         await asyncio.to_thread(trainer.stop)
@@ -256,6 +246,29 @@ def page(gallery: Gallery) -> None:
         concurrency_id=COMPUTE,
         **quiet,
     )
+
+
+async def watched(
+    trainer: Trainer, draw: Callable[[Job | None, str, list[dict[str, Any]]], list[Any]]
+) -> AsyncIterator[list[Any]]:
+    """What there is to see of a trainer, until nothing more will happen.
+
+    Args:
+        trainer: whose training is watched.
+        draw: the page's parts from the job, its state and the rows of its log.
+    """
+    before: tuple[Job | None, int, str] | None = None
+    while True:
+        job = trainer.job
+        state = "idle" if job is None else job.state
+        rows = [] if job is None else job.rows()
+        if (job, len(rows), state) != before:
+            before = job, len(rows), state
+            yield await asyncio.to_thread(draw, job, state, rows)
+        # another may have begun while this was drawn: the page must not be left with what was
+        if state != "running" and trainer.job is job:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def seen(job: Job | None, state: str, rows: Sequence[dict[str, Any]], ready: bool) -> list[Any]:

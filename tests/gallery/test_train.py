@@ -1,5 +1,6 @@
 """The Train page: a training runs beside the gallery, within bounds, and its model can be tried."""
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 from zoo_gallery import worker
 from zoo_gallery.state import Gallery, Limits
-from zoo_gallery.train import Offers, numbers_of, planned, recipe_of
+from zoo_gallery.train import Offers, numbers_of, planned, recipe_of, watched
 from zoo_gallery.worker import BusyError, Job, Trainer, data_problems, remove_orphans
 
 import zoo
@@ -133,6 +134,30 @@ def test_a_stopped_training_leaves_only_its_curve(
     assert process.poll() == -signal.SIGKILL
     mine.stop()  # once more does nothing
     assert mine.start(recipe).state == "running"  # and the next one may begin
+
+
+def test_who_watches_one_end_sees_the_next_begin(
+    trainer: Start, recipe: Recipe, instead: Callable[[str], None]
+) -> None:
+    instead("time.sleep(60)")
+    mine = trainer()
+    first = mine.start(recipe)
+    mine.stop()
+    assert first.state == "stopped"
+
+    def draw(job: Job | None, state: str, rows: list[dict[str, object]]) -> list[object]:
+        if job is first:
+            mine.start(recipe)  # somebody presses Train while this is drawn
+        elif state == "running":
+            mine.stop()
+        return [job, state]
+
+    async def watch() -> list[list[object]]:
+        return [parts async for parts in watched(mine, draw)]
+
+    drawn = asyncio.run(watch())
+    assert drawn[0] == [first, "stopped"]
+    assert drawn[1:] == [[mine.job, "running"], [mine.job, "stopped"]]
 
 
 def test_a_training_that_is_killed_says_so(
