@@ -109,3 +109,55 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.toml").write_text(TINY)
     zoo.train(folder / "tiny.toml", out=folder / "tiny")
     return folder / "tiny"
+
+
+ENCODER = """
+architecture = "encoder"
+task = "TASK"
+[tokenizer]
+kind = "word"
+[config]
+max_seq_len = 16
+d_model = 16
+n_layers = 1
+n_heads = 2
+d_ff = 16
+pooling = "mean"
+[training]
+steps = STEPS
+batch_tokens = 128
+learning_rate = 1e-2
+log_every = 5
+"""
+
+
+@pytest.fixture
+def encoder_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+    """Recipes for the toy tasks `colours` and `colours-mlm`, which are registered for one test."""
+    import torch
+
+    from zoo.hookspecs import Task
+
+    torch.set_num_threads(1)
+    known = registry.registry()
+    entries = {
+        "colours": ("text-classification", "Colours", ("accuracy", "macro_f1")),
+        "colours-mlm": ("fill-mask", "ColoursHidden", ("masked_perplexity", "masked_accuracy")),
+    }
+    for name, (pipeline, target, metrics) in entries.items():
+        entry = Task(
+            name,
+            pipeline=pipeline,
+            target=f"toy_tasks:{target}",
+            metrics=metrics,
+            license="cc0-1.0",
+        )
+        found = known.tasks._entries  # no plugin is installed for one class
+        monkeypatch.setitem(found, name, [(known.tasks.owner("speeches"), entry)])
+
+    def make(task: str, steps: int) -> Path:
+        path = tmp_path / f"tiny-{task}.toml"
+        path.write_text(ENCODER.replace("TASK", task).replace("STEPS", str(steps)))
+        return path
+
+    return make

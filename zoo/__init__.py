@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from zoo.card import Card as Card
     from zoo.config import Config as Config
     from zoo.errors import ZooError as ZooError
+    from zoo.evaluation.compare import compare as compare
     from zoo.evaluation.evaluate import evaluate as evaluate
     from zoo.evaluation.verify import verify as verify
     from zoo.hookspecs import Architecture as Architecture
@@ -41,6 +42,7 @@ _HOMES = {
     "Tuning": "zoo.hookspecs",
     "View": "zoo.hookspecs",
     "ZooError": "zoo.errors",
+    "compare": "zoo.evaluation.compare",
     "create": "zoo.loading",
     "evaluate": "zoo.evaluation",
     "hookimpl": "zoo.hookspecs",
@@ -67,6 +69,7 @@ __all__ = [  # noqa: F822 - resolved by __getattr__
     "View",
     "ZooError",
     "__version__",
+    "compare",
     "create",
     "errors",
     "evaluate",

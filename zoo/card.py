@@ -19,7 +19,8 @@ The front matter holds the Hub's own keys and a `txzoo` block:
       summary: one line
       example: an input to try it with
       architecture: alibi-decoder    # required
-      task: wikitext-2
+      task: wikitext-2               # or, of labelled texts that no task brings:
+      data: {name: my.csv, path: my.csv, sha256: digits, text_column: text, label_column: label}
       parameters: 3012345
       requires: {txzoo: ">=0.1,<1"}
       files: {model.safetensors: {sha256: 64 digits, bytes: 6291456}}
@@ -434,6 +435,9 @@ class _Check:
                 self.fail(("txzoo", "requires"), f"{name!r} cannot be a distribution's name")
         self.files()
         self.hub()
+        if self.value(("txzoo", "data"), dict) is not None:
+            for key in ("name", "path", "sha256", "text_column", "label_column"):
+                self.value(("txzoo", "data", key), str, required=True)
         if self.value(("txzoo", "base"), dict) is not None:
             self.value(("txzoo", "base", "ref"), str, required=True)
             digest = self.value(("txzoo", "base", "sha256"), str, required=True)

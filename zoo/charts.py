@@ -255,6 +255,38 @@ def lines(
     return figure
 
 
+def scatter(points: Mapping[str, Point], *, x: str, y: str) -> "Figure":
+    """Named points over a logarithmic axis, each with a bar of one standard error up and down.
+
+    Args:
+        points: name to (x, y, standard error of y).
+        x: what stands along the horizontal axis.
+        y: what stands along the vertical axis.
+
+    Raises:
+        InputError: there is nothing to draw.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if not points:
+        raise InputError("There is no point to draw")
+    figure = _figure(7.0, 4.2)
+    panel = figure.subplots()
+    for index, (name, point) in enumerate(points.items()):
+        style = {**STYLES[index % len(STYLES)], "linestyle": "none"}
+        if index >= len(STYLES):
+            style["markerfacecolor"] = "none"  # the same colour and marker, hollow
+        _with_errors(panel, [point], style, label=name)
+    panel.set_xscale("log")
+    panel.set_xlabel(x)
+    panel.set_ylabel(y)
+    _plain(panel)
+    figure.legend(
+        loc="outside lower center", ncols=3, frameon=False, labelcolor=INK, fontsize=9,
+        handlelength=1.5,
+    )  # fmt: skip
+    return figure
+
+
 def heatmap(weights: Any, tokens: Sequence[str], title: str = "") -> "Figure":
     """The attention of one head: a row for each token that looks, a column for each it looks at.
 

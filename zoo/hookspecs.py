@@ -64,11 +64,13 @@ class Task(Entry):
         pipeline: the pipeline that models of this task are called through.
         metrics: names of what it measures, the first one is the headline.
         license: licence of the data, in the Hub's spelling.
+        studies: plans of studies on it; see `zoo.evaluation.study`.
     """
 
     pipeline: str
     metrics: tuple[str, ...]
     license: str
+    studies: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ class Model:
         self.pipeline = pipeline
         self.card = card
         self.adapter: str | None = None
-        self._base = (name, module, card)
+        self._base = (name, module, card, pipeline)
         self._adapters: dict[str, Adapter] = {}
 
     def __repr__(self) -> str:
@@ -140,13 +140,14 @@ class Model:
         """
         if name is not None and name not in self._adapters:
             raise UnknownNameError("adapter", name, self._adapters)
-        own, module, card = self._base
+        own, module, card, pipeline = self._base
         if name is not None:
             from zoo.tuning.files import apply
 
             adapter = self._adapters[name]
             own, module, card = name, apply(module, adapter), adapter.card or card
-        self.name, self.module, self.card = own, module, card
+            pipeline = pipeline if adapter.card is None else adapter.card.pipeline
+        self.name, self.module, self.card, self.pipeline = own, module, card, pipeline
         self.adapter, self.config = name, getattr(module, "config", self.config)
         self.__dict__.pop("_call", None)  # the pipeline holds the module
         return self
@@ -159,11 +160,13 @@ class Model:
             InputError: there is no adapter.
         """
         from zoo.tuning import merge, share
+        from zoo.tuning.heads import refit
 
         if self.adapter is None:
             raise InputError(f"{self.name} has no adapter to merge: load_adapter puts one on it")
         module = merge(share(self.module)).eval().requires_grad_(False)
-        added = module.state_dict().keys() - self._base[1].state_dict().keys() - {"head.weight"}
+        plain, _ = refit(share(self._base[1]), self._adapters[self.adapter].config)
+        added = module.state_dict().keys() - plain.state_dict().keys() - {"head.weight"}
         if added:
             raise ConfigError(
                 f"{self.name}: {type(module).__name__} has no place for {', '.join(sorted(added))}"
@@ -186,7 +189,7 @@ class Model:
 
     def _check_base(self, adapter: "Adapter") -> None:
         """Raise for an adapter whose card says that it belongs to other weights."""
-        name, module, card = self._base
+        name, module, card, _ = self._base
         wanted = adapter.card.base if adapter.card is not None else None
         if wanted is None or card is None or wanted.sha256 == (digest := weights_hash(card)):
             return

@@ -25,6 +25,8 @@ from zoo.charts import (
     validations,
 )
 from zoo.cli import VERBS, cli, commands
+from zoo.evaluation.compare import compare
+from zoo.evaluation.study import find_study, studies
 from zoo.hookspecs import HOOKS_VERSION, Hooks
 from zoo.numbers import lower_is_better, short_bytes, short_count, with_error
 from zoo.registry import registry, resolve
@@ -345,6 +347,29 @@ def lengths_table(series: dict[str, list[tuple[int, float, float]]]) -> str:
     return table(("model", *(f"{context:,} tokens" for context in contexts)), rows)
 
 
+def studies_part(page: str, draw: Draw) -> str:
+    """Each study: what it asks, what came of it, and the command that does it again."""
+    parts = []
+    for name, plan in studies().items():
+        study = find_study(plan)
+        parts += [f"### {plain(name)}\n", f"{plain(study.summary)}.\n"]
+        if study.runs:
+            found, facts = compare(study), study.facts
+            ways = table([plain(c) for c in found.columns], [map(plain, r) for r in found.rows])
+            parts += [
+                f"{plain(facts['base'])} on `{facts['task']}`, {plain(facts['split'])} split. After "
+                "± stands the standard error of the mean over seeds; *trained* counts numbers, and "
+                f"minutes are those of {plain(facts['hardware'])}.\n",
+                ways,
+                draw(svg(found.figure(), f"{name}: score by trained parameters"), "One point a way"),
+                draw(svg(found.curves(), f"{name}: training loss"), "First seed of each way"),
+            ]
+        else:
+            parts.append("It has not been run yet.\n")
+        parts.append(code(f"txzoo compare --study {name} --out runs/{name}", "bash"))
+    return "\n".join(parts)
+
+
 # tasks
 
 
@@ -490,6 +515,7 @@ PARTS: dict[str, Callable[[str, Draw], str]] = {
     "architecture-file": architecture_file,
     "cost": cost_table,
     "lengths": lengths_part,
+    "studies": studies_part,
     "tasks": tasks_table,
     "task-facts": task_facts,
     "commands": commands_part,

@@ -12,7 +12,6 @@ from zoo.errors import InputError, ZooError
 from zoo.folder import CONFIG, read_config
 from zoo.pipelines import encode, tokenizer_of
 from zoo_gallery import markup
-from zoo_gallery.html import table
 from zoo_gallery.snippets import PROMPT, endpoint, example, reference
 from zoo_gallery.state import COMPUTE, Gallery
 from zoo_gallery.views import check_length, telling
@@ -112,7 +111,7 @@ def numbers_table(weights: Sequence[Sequence[float]], tokens: Sequence[str], tit
         ]
         for row, line in enumerate(weights)
     ]
-    return table(f"Attention weights, {title}", ["The token that looks", *numbered], rows)
+    return markup.table(f"Attention weights, {title}", ["The token that looks", *numbered], rows)
 
 
 def sizes(card: Card) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -11,13 +12,14 @@ import gradio as gr
 from zoo import Card, Model
 from zoo.charts import Point, lengths, lengths_of, svg, trained_length
 from zoo.errors import InputError, ZooError
+from zoo.evaluation.compare import compare as measure
+from zoo.evaluation.study import find_study, studies
 from zoo.folder import CONFIG, read_config
 from zoo.generation import GenerationOptions, stream
 from zoo.numbers import with_error
 from zoo.pipelines import encode
 from zoo.pipelines.text_generation import Pieces, TextGeneration
-from zoo_gallery.html import figure, paragraph, table
-from zoo_gallery.markup import heading
+from zoo_gallery.markup import figure, heading, listed, paragraph, table
 from zoo_gallery.snippets import reference
 from zoo_gallery.state import COMPUTE, Gallery
 from zoo_gallery.views import check_length, telling
@@ -72,6 +74,7 @@ def page(gallery: Gallery) -> None:
     if cards:
         _prompt_part(gallery, cards)
     gr.HTML(f"<h2>Beyond the training length</h2>{lengths_part(gallery.cards)}")
+    gr.HTML(f"<h2>Ways of adapting</h2>{studies_part()}")
 
 
 def _prompt_part(gallery: Gallery, cards: Sequence[Card]) -> None:
@@ -235,3 +238,25 @@ def _why_not(card: Card) -> str:
     if (card.folder / CONFIG).is_file() and read_config(card.folder).get("positions") == "learned":
         return f"{card.name} (its learned positions end at {trained_length(card)} tokens)"
     return card.name
+
+
+def studies_part() -> str:
+    """Chart and table of each study that has an outcome; of the others, how to run them."""
+    parts, left = [], {}
+    for name, plan in studies().items():
+        try:
+            found = find_study(plan)
+            if not found.runs:
+                left[name] = f"not run yet: txzoo compare --study {name} --out FOLDER"
+                continue
+            measured = measure(found)
+            drawing = svg(measured.figure(), f"{name}: score by trained parameters")
+        except ZooError as error:
+            left[name] = str(error)
+            continue
+        said = f"{found.summary}. After ± stands the standard error of the mean over seeds."
+        rows = table(
+            measured.title, [word.capitalize() for word in measured.columns], measured.rows
+        )
+        parts.append(f"<h3>{escape(name)}</h3>{paragraph(said)}{figure(drawing)}{rows}")
+    return "".join(parts) + (listed(left) if left else "")

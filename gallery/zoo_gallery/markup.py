@@ -1,14 +1,16 @@
-"""HTML of a model's page: facts, notes and the text of a card. Nothing of others is HTML here.
+"""Small pieces of HTML, their texts escaped: nothing of others is HTML here.
 
 style.css draws the classes `zoo-facts` (names and values), `zoo-note` and `zoo-error` (boxes),
-`zoo-figure` and `zoo-prose` (the text of a card).
+`zoo-figure`, `zoo-table`, `zoo-status` and `zoo-prose` (the text of a card).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+
+from zoo.attribution import Word
 
 # raw HTML stays text; a picture would be fetched from anywhere, so it stays text as well
 _markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
@@ -17,6 +19,76 @@ _markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("i
 def heading(title: str, summary: str) -> str:
     """The first heading of a page, and one line below it."""
     return f"<h1>{escape(title)}</h1><p>{escape(summary)}</p>"
+
+
+def paragraph(text: str) -> str:
+    """A text as a paragraph."""
+    return f"<p>{escape(text)}</p>"
+
+
+def listed(items: Mapping[str, str]) -> str:
+    """Names and what there is to say of each, as a list."""
+    lines = (f"<li><strong>{escape(name)}</strong>: {escape(x)}</li>" for name, x in items.items())
+    return f"<ul>{''.join(lines)}</ul>"
+
+
+def figure(svg: str) -> str:
+    """A drawing of `zoo.charts.svg`, which is scrolled by itself where the page is too narrow."""
+    style = "overflow-x: auto; --chart-min-width: 26rem"
+    attributes = f'class="zoo-figure" role="group" aria-label="Chart" tabindex="0" style="{style}"'
+    return f"<div {attributes}>{svg}</div>"
+
+
+def table(caption: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that is scrolled by itself where the page is narrow; its first column names the rows.
+
+    Args:
+        caption: what it holds.
+        titles: of the columns.
+        rows: a text for each column.
+    """
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="zoo-table" role="region" tabindex="0" aria-label="{escape(caption)}" '
+        f'style="overflow-x: auto"><table><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def words(text: str, found: Sequence[Word], caption: str) -> str:
+    """A text with its words on a ground as strong as what each did: blue for, orange against."""
+    most = max((abs(word.score) for word in found), default=0.0) or 1.0
+    parts, place = [], 0
+    for word in found:
+        share = round(100 * abs(word.score) / most)
+        side = "for" if word.score >= 0 else "against"
+        parts += [
+            escape(text[place : word.start]),
+            f'<span class="zoo-{side}" style="--share: {share}%" title="{word.score:+.3f}">'
+            f"{escape(text[word.start : word.end])}</span>",
+        ]
+        place = word.end
+    body = "".join(parts) + escape(text[place:])
+    return f'<div class="zoo-words" role="group" aria-label="{escape(caption)}">{body}</div>'
+
+
+def status(text: str, done: int = 0, total: int = 0) -> str:
+    """A line that screen readers read out when it changes, or one with a bar, which is quiet.
+
+    Args:
+        text: the line.
+        done: steps done of `total`.
+        total: 0 for no bar.
+    """
+    bar = f'<progress aria-label="Done" value="{done}" max="{total}"></progress>' if total else ""
+    live = "off" if total else "polite"
+    return f'<div class="zoo-status" role="status" aria-live="{live}">{escape(text)}</div>{bar}'
 
 
 def facts(values: Mapping[str, str]) -> str:
@@ -42,11 +114,6 @@ def error(text: str, *, title: str = "") -> str:
 def _box(kind: str, role: str, text: str, title: str) -> str:
     heading = f"<strong>{escape(title)}</strong> " if title else ""
     return f'<div class="{kind}" role="{role}">{heading}{escape(text)}</div>'
-
-
-def figure(svg: str) -> str:
-    """A drawing of `zoo.charts.svg`, no wider than its place."""
-    return f'<div class="zoo-figure">{svg}</div>'
 
 
 def code(text: str, label: str) -> str:

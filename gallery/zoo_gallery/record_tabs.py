@@ -13,7 +13,6 @@ from zoo.folder import RECIPE
 from zoo.numbers import short_bytes, short_count, with_error
 from zoo.testing import last_record
 from zoo_gallery import markup
-from zoo_gallery.html import table
 from zoo_gallery.snippets import http_snippet, python_snippet, shell_snippet
 from zoo_gallery.state import Gallery
 
@@ -62,7 +61,7 @@ def curve_table(card: Card, rows: list[dict[str, Any]]) -> str:
     for step in sorted(chosen):
         loss = f"{curve[step]:.3f}" if step in curve else ""
         lines.append([str(step), loss, *([measured.get(step, "")] if metric else [])])
-    return table(f"Training of {card.name}", titles, lines)
+    return markup.table(f"Training of {card.name}", titles, lines)
 
 
 def card_tab(gallery: Gallery, card: Card) -> None:
@@ -110,7 +109,9 @@ def scores_table(card: Card) -> str:
         ]
         for score in card.scores
     ]
-    return table(f"Scores of {card.name}", ["Score", "Value ± standard error", "Measured on"], rows)
+    return markup.table(
+        f"Scores of {card.name}", ["Score", "Value ± standard error", "Measured on"], rows
+    )
 
 
 def use_tab(gallery: Gallery, card: Card, tab: gr.Tab) -> None:

@@ -16,8 +16,7 @@ from zoo.folder import RECIPE
 from zoo.numbers import short_count, with_error
 from zoo.registry import registry
 from zoo.training.recipe import Recipe
-from zoo_gallery.html import figure, listed, paragraph, status, table
-from zoo_gallery.markup import heading
+from zoo_gallery.markup import figure, heading, listed, paragraph, status, table
 from zoo_gallery.snippets import PROMPT
 from zoo_gallery.state import COMPUTE, Gallery
 from zoo_gallery.views import check_length, telling

@@ -211,7 +211,11 @@ class Encoder(nn.Module):
         return self.norm(x) if pre else x  # type: ignore[no-any-return]
 
     def forward(
-        self, ids: Tensor, real: Tensor | None = None, segments: Tensor | None = None
+        self,
+        ids: Tensor,
+        real: Tensor | None = None,
+        segments: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> Tensor:
         """What the head gives.
 
@@ -219,14 +223,17 @@ class Encoder(nn.Module):
             ids: as in `hidden`.
             real: as in `hidden`.
             segments: as in `hidden`.
+            where: at which tokens a masked-language head is asked (B, T); at all unless given.
 
         Returns:
             By `head`: "classification" logits (B, L), "token-classification" (B, T, L),
-            "masked-language" (B, T, V), "none" the pooled vectors (B, D).
+            "masked-language" (B, T, V), or (N, V) for the N tokens `where`; "none" the pooled
+            vectors (B, D).
         """
         real = ids != self.config.pad_id if real is None else real
         hidden = self.hidden(ids, real, segments)
         if isinstance(self.head, MaskedLanguageHead):
+            hidden = hidden if where is None else hidden[where]
             return self.head(hidden, self.token_embedding.weight)  # type: ignore[no-any-return]
         if self.pooling is not None:
             hidden = self.pooling(hidden, real)

@@ -10,9 +10,10 @@ import random
 from functools import cache
 
 from zoo.data import from_hub, local_file
-from zoo.tasks import TextClassification
+from zoo.tasks import MaskedLanguageModeling, TextClassification
 
 REVISION = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"
+HELD_OUT, SMALL = 1000, 2000  # reviews
 
 
 class Imdb(TextClassification):
@@ -27,16 +28,38 @@ class Imdb(TextClassification):
         return [text for text, _ in rows], [label for _, label in rows]
 
 
+class ImdbSmall(Imdb):
+    """A small part to learn from, the same to be measured on."""
+
+    def examples(self, split: str) -> tuple[list[str], list[int]]:
+        """As in `Imdb`, but the first 2,000 reviews of the training split."""
+        texts, labels = super().examples(split)
+        return (texts[:SMALL], labels[:SMALL]) if split == "train" else (texts, labels)
+
+
+class ImdbUnlabelled(MaskedLanguageModeling):
+    """The reviews of the training split, and 50,000 that have no label, 1,000 of them held out."""
+
+    def texts(self, split: str) -> list[str]:
+        """The reviews of a split, in an order drawn once."""
+        if split == "test":
+            return [text for text, _ in read("test")]
+        unlabelled = [text for text, _ in read("unsupervised")]
+        if split == "validation":
+            return unlabelled[:HELD_OUT]
+        return [text for text, _ in read("train")] + unlabelled[HELD_OUT:]
+
+
 @cache
 def read(split: str) -> list[tuple[str, int]]:
     """Text and label of each review, from `TXZOO_DATA` or the Hub."""
-    path = local_file(f"imdb/{split}.jsonl.gz")
+    path = local_file(f"imdb/{'unsup' if split == 'unsupervised' else split}.jsonl.gz")
     if path is not None:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             found = [json.loads(line) for line in file]
     else:
         found = list(from_hub("stanfordnlp/imdb", split=split, revision=REVISION))
-    rows = [(row["text"].replace("<br />", "\n"), int(row["label"])) for row in found]
+    rows = [(row["text"].replace("<br />", "\n"), int(row.get("label", -1))) for row in found]
     rows.sort()  # whatever order they came in, the drawn one is the same
     random.Random(0).shuffle(rows)
     return rows

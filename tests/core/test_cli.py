@@ -153,7 +153,18 @@ def test_without_a_verb_it_shows_the_verbs(txzoo: Txzoo) -> None:
     assert ran.status == 0
     verbs = re.findall(r"^  ([\w-]+) {2,}\w", ran.out.partition("Commands:")[2], re.MULTILINE)
     promised = [
-        *("attention", "cache", "check-plugin", "demo", "doctor", "eval", "export", "info"),
+        *(
+            "attention",
+            "cache",
+            "check-plugin",
+            "compare",
+            "demo",
+            "doctor",
+            "eval",
+            "explain",
+            "export",
+            "info",
+        ),
         *("install", "list", "merge", "new-plugin", "plugins", "publish", "pull", "run", "train"),
         *("uninstall", "verify"),
     ]

@@ -14,8 +14,17 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "numpy", "huggingface_hub", "transformers", "tokenizers", "safetensors", "gradio")
 PUBLIC = [
     *("Architecture", "Card", "Config", "Model", "Pipeline", "Task", "Tuning", "View", "ZooError"),
-    *("__version__", "create", "errors", "evaluate", "hookimpl", "info", "list_architectures"),
-    *("list_models", "list_pipelines", "list_plugins", "list_tasks", "load", "publish", "train"),
+    *("__version__", "compare", "create", "errors", "evaluate", "hookimpl", "info"),
+    *(
+        "list_architectures",
+        "list_models",
+        "list_pipelines",
+        "list_plugins",
+        "list_tasks",
+        "load",
+        "publish",
+        "train",
+    ),
     "verify",
 ]
 

@@ -270,3 +270,31 @@ def test_every_tab_is_accessible_and_fits(
         assert violations(page) == [], tab
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
     context.close()
+
+
+def test_the_words_that_decided_are_shown(
+    app: Any, page: Page, violations: Callable[[Page], list[str]]
+) -> None:
+    text = "We will not tire <b>and</b> we will not fail"
+    for theme in ("light", "dark"):
+        page.goto(f"{app.url}/speech-encoder?__theme={theme}")
+        open_tab(page, "Try")
+        page.get_by_label("Text", exact=True).fill(text)
+        page.get_by_role("button", name="Which words decided").click()
+        page.get_by_role("button", name="Explain").click()
+        words = page.get_by_role("group", name=re.compile("What each word did for"))
+        expect(words).to_have_text(text)  # HTML in it is text
+        assert words.locator("span").count() == len(text.split())
+        rows = page.get_by_role("region", name=re.compile("What each word did")).get_by_role("row")
+        assert rows.count() == 1 + len(text.split())
+        strongest = rows.nth(1).get_by_role("cell").inner_text()
+        scores = [abs(float(rows.nth(n).get_by_role("cell").inner_text())) for n in range(1, 5)]
+        assert scores == sorted(scores, reverse=True)
+        page.get_by_label("gradient").check()
+        page.get_by_role("button", name="Explain").click()
+        expect(rows.nth(1).get_by_role("cell")).not_to_have_text(strongest)
+        for width in (1280, 320):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(500)
+            assert violations(page) == []
+        page.set_viewport_size({"width": 1280, "height": 900})

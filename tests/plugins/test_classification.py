@@ -2,18 +2,18 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from toy_tasks import Colours
 
 import zoo
 from zoo.errors import DataNotFoundError, InputError, TrainingError
 from zoo.pipelines.reading import Reader
 from zoo.registry import registry, resolve
-from zoo.tasks import TextClassification
 from zoo.tasks.classification import (
     ExampleBatches,
     calibration_error,
@@ -26,23 +26,6 @@ from zoo.tokenization import build_tokenizer, mark_texts, pad_id_of
 needs_data = pytest.mark.skipif(
     not os.environ.get("TXZOO_DATA"), reason="TXZOO_DATA is not set: needs data"
 )
-
-
-class Colours(TextClassification):
-    """Which of three colours a text names."""
-
-    splits = ("train", "test")
-    labels = ("red", "green", "blue")
-
-    def examples(self, split: str) -> tuple[Sequence[str], Sequence[int]]:
-        """Forty texts of three to nine words."""
-        generator = np.random.default_rng(len(split))
-        labels = [index % 3 for index in range(40)]
-        fill = [["the sea", "a leaf or two", "one"][int(i)] for i in generator.integers(3, size=40)]
-        texts = [
-            f"{word} is {self.labels[label]}" for word, label in zip(fill, labels, strict=True)
-        ]
-        return texts, labels
 
 
 # five texts, two labels: predictions right, right, wrong, right, wrong
@@ -140,59 +123,10 @@ def test_too_few_texts_or_labels_are_refused() -> None:
         ExampleBatches(rows, [1, 1], rows=1, seed=1, pad_id=0)
 
 
-RECIPE = """
-architecture = "encoder"
-task = "TASK"
-[tokenizer]
-kind = "word"
-[config]
-max_seq_len = 16
-d_model = 16
-n_layers = 1
-n_heads = 2
-d_ff = 16
-pooling = "mean"
-[training]
-steps = STEPS
-batch_tokens = 128
-learning_rate = 1e-2
-log_every = 5
-"""
-
-
-@pytest.fixture
-def colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The task above, registered for one test."""
-    from zoo.hookspecs import Task
-
-    entry = Task(
-        "colours",
-        pipeline="text-classification",
-        target=f"{__name__}:Colours",
-        metrics=("accuracy", "macro_f1", "expected_calibration_error"),
-        license="cc0-1.0",
-    )
-    known = registry()
-    found = known.tasks._entries  # no plugin is installed for one class
-    monkeypatch.setitem(found, "colours", [(known.tasks.owner("speeches"), entry)])
-    import sys
-
-    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this())
-
-
-def _this() -> object:
-    import types
-
-    module = types.ModuleType(__name__)
-    module.Colours = Colours  # type: ignore[attr-defined]
-    return module
-
-
-@pytest.mark.usefixtures("colours")
-def test_an_encoder_learns_is_measured_and_called(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    path = tmp_path / "tiny.toml"
-    path.write_text(RECIPE.replace("TASK", "colours").replace("STEPS", "60"))
+def test_an_encoder_learns_is_measured_and_called(
+    encoder_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = encoder_recipe("colours", steps=60)
     model = zoo.train(path, out=tmp_path / "tiny")
     assert model.card is not None
     scores = {score.key: score.value for score in model.card.scores}

@@ -289,7 +289,10 @@ def test_a_folder_of_peft_alone_says_how_to_load_it(lora: Path, tmp_path: Path) 
         ('base = "alibi-lm"', r"has base and lacks a \[tuning\] table"),
         ('[tuning]\nmethod = "lora"', r"lacks architecture|lacks a base"),
         ('base = "alibi-lm"\n[tuning]\nrank = 2', r"\[tuning\] lacks method"),
-        ('base = "alibi-lm"\n[config]\nd_model = 2\n[tuning]\nmethod = "lora"', "leave it out"),
+        (
+            'base = "alibi-lm"\n[tokenizer]\nkind = "word"\n[tuning]\nmethod = "lora"',
+            "leave it out",
+        ),
         ('base = "alibi-lmm"\n[tuning]\nmethod = "lora"', "Unknown model 'alibi-lmm'"),
     ],
 )

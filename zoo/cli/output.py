@@ -18,8 +18,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    click.echo(json.dumps(value, indent=2))
+    """Print a value as JSON; paths are texts."""
+    click.echo(json.dumps(value, indent=2, default=os.fspath))
 
 
 def finite(value: float) -> float | None:

@@ -121,6 +121,39 @@ def attention(ref: str, text: str, out: Path) -> None:
 
 @click.command()
 @click.argument("ref")
+@click.argument("text")
+@click.option(
+    "--method",
+    default="occlusion",
+    show_default=True,
+    help="occlusion, or gradient, which is fast.",
+)
+@click.option("--label", help="The label that is asked about; the most likely unless given.")
+@click.option("--words", default=20, show_default=True, help="So many, the weightiest first.")
+@output.json_option
+def explain(ref: str, text: str, method: str, label: str | None, words: int, as_json: bool) -> None:
+    """Show which words carried a classifier's decision.
+
+    TEXT may be - for standard input. A score is how many nats of the label's log-odds a
+    word is worth; below 0 it spoke against the label.
+    """
+    text = read_text(text, f"txzoo explain {ref} TEXT")
+    import zoo
+    from zoo.attribution import attributions
+
+    if words < 1:
+        raise InputError(f"--words must be at least 1, got {words}")
+    model = zoo.load(ref)
+    found = attributions(model, text, method=method, label=label)
+    if as_json:
+        return output.print_json({"model": model.name, "words": [vars(word) for word in found]})
+    found.sort(key=lambda word: -abs(word.score))
+    rows = [(word.text, f"{word.score:+.3f}") for word in found[:words]]
+    output.print_table(("word", "score"), rows, right=("score",))
+
+
+@click.command()
+@click.argument("ref")
 @click.option("--to", "format", default="transformers", show_default=True, help="The layout.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The new folder.")
 def export(ref: str, format: str, out: Path) -> None:

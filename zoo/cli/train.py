@@ -1,8 +1,12 @@
 """The verbs that train and measure: train, eval, verify."""
 
+import re
 import shlex
+import shutil
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli import output
-from zoo.errors import InputError, NameClashError, TrainingError, UnknownNameError, ZooError
+from zoo.errors import (
+    CONTROLS,
+    InputError,
+    NameClashError,
+    TrainingError,
+    UnknownNameError,
+    ZooError,
+)
 from zoo.numbers import in_words, short_count, with_error
 
 if TYPE_CHECKING:
-    from zoo.evaluation import Report
+    from zoo.evaluation import Errors, Report
+    from zoo.model import Model
 
 
 @click.command()
@@ -28,6 +40,11 @@ if TYPE_CHECKING:
 @click.option("--tuning", metavar="METHOD", help="Adapt the model: lora, ia3, bitfit, ...")
 @click.option("--rank", type=int, metavar="N", help="Of lora.")
 @click.option("--base", metavar="REF", help="What is adapted, unless it is NAME itself.")
+@click.option("--data", metavar="FILE", help="Labelled texts instead of the recipe's task.")
+@click.option("--test-data", metavar="FILE", help="Texts to measure on; a fifth of --data if none.")
+@click.option("--text-column", metavar="NAME", help="Of --data.")
+@click.option("--label-column", metavar="NAME", help="Of --data.")
+@click.option("--license", metavar="NAME", help="Of --data; unknown unless given.")
 def train(
     recipe: str,
     out: Path,
@@ -37,13 +54,17 @@ def train(
     tuning: str | None,
     rank: int | None,
     base: str | None,
+    **data: str | None,
 ) -> None:
     """Train a model by a recipe, or adapt a trained one with --tuning.
 
     The recipe is that of a model, or a file, or in a model folder. While it runs everything is
     in OUT.partial; the finished folder appears at OUT in one move.
+
+    --data takes labelled texts of your own: a .csv, .tsv or .jsonl file, perhaps with .gz, or
+    hf://datasets/owner/name.
     """
-    options = {"tuning": tuning, "rank": rank, "base": base}
+    options = {"tuning": tuning, "rank": rank, "base": base, **data}
     options = {key: value for key, value in options.items() if value is not None}
     from zoo.training.loop import plan as find
     from zoo.training.loop import train as run
@@ -51,10 +72,15 @@ def train(
     plan = find(recipe, **dict(map(_setting, changes)), **options)
     again = ["txzoo", "train", recipe, "--out", str(out), "--resume"]
     again += ["--overwrite"] * overwrite
-    again += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    again += [
+        word
+        for key, value in options.items()
+        for word in (f"--{key.replace('_', '-')}", str(value))
+    ]
     again += [word for change in changes for word in ("--set", change)]
     try:
-        model = run(plan, out=out, resume=resume, overwrite=overwrite)
+        with warnings_in_a_line():
+            model = run(plan, out=out, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt as error:
         raise TrainingError(f"stopped. {_what_is_left(out, again)}") from error
     from accelerate import PartialState
@@ -117,27 +143,151 @@ def _what_is_left(out: Path, again: list[str]) -> str:
 @click.option("--split", default="test", show_default=True, help="Of the task's data.")
 @click.option("--limit", type=int, metavar="N", help="Only the first so many tokens or examples.")
 @click.option("--context", type=int, metavar="N", help="Tokens that the model reads at once.")
+@click.option("--data", metavar="FILE", help="Labelled texts instead of a task.")
+@click.option("--text-column", metavar="NAME", help="Of --data.")
+@click.option("--label-column", metavar="NAME", help="Of --data.")
+@click.option("--errors", type=int, metavar="N", help="Show N texts that it is sure of and wrong.")
+@click.option("--baseline", is_flag=True, help="Show beside it what TF-IDF reaches.")
 @output.json_option
 def evaluate(
-    ref: str, task: str | None, split: str, limit: int | None, context: int | None, as_json: bool
+    ref: str,
+    task: str | None,
+    split: str,
+    limit: int | None,
+    context: int | None,
+    errors: int | None,
+    baseline: bool,
+    as_json: bool,
+    **data: str | None,
 ) -> None:
-    """Measure a model on a task, with standard errors."""
+    """Measure a model on a task, with standard errors.
+
+    --data takes labelled texts of your own, for text classification: a .csv, .tsv or .jsonl file,
+    perhaps with .gz, or hf://datasets/owner/name.
+    """
     import zoo
+    from zoo.evaluation.baseline import baseline_of
+    from zoo.evaluation.errors import errors as find
 
     model = zoo.load(ref)
-    found = zoo.evaluate(model, task, split=split, limit=limit, context=context)
-    names = [name for name in found if f"{name}_stderr" in found]
+    where: dict[str, Any] = {"task": task, "split": split, "limit": limit, **data}
+    with warnings_in_a_line():
+        analysis = None if errors is None else find(model, n=errors, context=context, **where)
+        found = dict(analysis.scores) if analysis else zoo.evaluate(model, context=context, **where)
+        beside = dict(baseline_of(model, **where)) if baseline else {}
     if as_json:
-        assert model.card is not None  # a loaded model has one
-        facts = {"model": model.name, "task": task or model.card.task, "split": split}
-        values = {name: output.finite(value) for name, value in found.items()}
-        return output.print_json({**facts, "limit": limit, "context": context, "metrics": values})
-    rows = [
+        facts = {
+            "model": model.name,
+            "split": split,
+            "limit": limit,
+            **_measured(model, task, data),
+        }
+        facts["metrics"] = _finite(found)
+        facts |= {"baseline": _finite(beside)} if beside else {}
+        facts |= {} if analysis is None else _analysis(analysis)
+        return output.print_json(facts)
+    names = [name for name in found if f"{name}_stderr" in found]
+    if len(pairs := [name for name in names if PAIR.match(name)]) > MOST_PAIRS:
+        names = [name for name in names if name not in pairs]
+    rows: list[tuple[str, ...]] = [
         (name.replace("_", " "), *in_words(found[name], found[f"{name}_stderr"])) for name in names
     ]
-    output.print_table(
-        ("metric", "value", "standard error"), rows, right=("value", "standard error")
-    )
+    columns = ["metric", "value", "standard error"]
+    if beside:
+        columns += ["TF-IDF", "its standard error"]
+        rows = [
+            (*row, *in_words(beside[name], beside[f"{name}_stderr"]))
+            for row, name in zip(rows, names, strict=True)
+        ]
+    output.print_table(columns, rows, right=columns[1:])
+    if analysis is not None:
+        _show_errors(analysis)
+
+
+@contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Print warnings for users as errors are printed, each once."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category is not UserWarning:
+                return usual(message, category, *place, **more)
+            if str(message) not in said:
+                click.echo(f"txzoo: warning: {message}", err=True)
+            said.add(str(message))
+
+        warnings.showwarning = show
+        yield
+
+
+PAIR = re.compile("is_.*_called_")
+MOST_PAIRS = 100  # of labels in a table; JSON has all
+
+
+def _measured(model: "Model", task: str | None, data: Mapping[str, str | None]) -> dict[str, Any]:
+    """What a model was measured on, as JSON says it."""
+    assert model.card is not None  # a loaded model has one
+    if data["data"] is not None:
+        return {"task": None, "data": data["data"]}
+    own = model.card.data["txzoo"].get("data")
+    if task is None and own:
+        return {"task": None, "data": own["path"]}
+    return {"task": task or model.card.task}
+
+
+def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: output.finite(value) for name, value in scores.items()}
+
+
+def _analysis(found: "Errors") -> dict[str, Any]:
+    """An error analysis as JSON has it, texts whole."""
+    return {
+        "texts": found.texts,
+        "wrong": found.wrong,
+        "errors": [asdict(mistake) for mistake in found.surest],
+        "errors_by_length": [
+            {**asdict(quarter), "share_stderr": output.finite(quarter.share_stderr)}
+            for quarter in found.by_length
+        ],
+    }
+
+
+def _show_errors(found: "Errors") -> None:
+    """Print an error analysis: the texts as far as a line has room, then the lengths."""
+    output.heading(f"{found.wrong:,} of {found.texts:,} texts wrong, the surest ones first")
+    facts = [(f"{m.probability:.3f}", m.given, m.label) for m in found.surest]
+    titles = ("probability", "given", "right")
+    taken = sum(max(map(len, cells)) for cells in zip(titles, *facts, strict=True)) + 3 * 2
+    room = max(MIN_TEXT, shutil.get_terminal_size().columns - taken)
+    rows = [
+        (*fact, shortened(mistake.text, room))
+        for fact, mistake in zip(facts, found.surest, strict=True)
+    ]
+    if rows:
+        output.print_table((*titles, "text"), rows)
+    output.heading("Errors by length")
+    columns = ("words", "texts", "wrong", "share", "standard error")
+    quarters = [
+        (
+            "-".join(dict.fromkeys(map(str, quarter.words))),
+            str(quarter.texts),
+            str(quarter.wrong),
+            *in_words(quarter.share, quarter.share_stderr),
+        )
+        for quarter in found.by_length
+    ]
+    output.print_table(columns, quarters, right=columns)
+
+
+MIN_TEXT = 20  # characters of a text, however narrow the terminal
+
+
+def shortened(text: str, room: int) -> str:
+    """A text in one line of at most `room` characters, without what controls terminals."""
+    line = CONTROLS.sub(lambda sign: ascii(sign[0])[1:-1], " ".join(text.split()))
+    return line if len(line) <= room else f"{line[: room - 1]}…"
 
 
 @click.command()

@@ -2,34 +2,41 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from zoo.errors import InputError, MissingExtraError
+from zoo.evaluation.evaluate import check_sizes, choose
+from zoo.model import Model
 from zoo.registry import registry, resolve
 from zoo.tasks import TextClassification
 from zoo.tasks.classification import classification_scores
 
 
 def tfidf_baseline(
-    task: str,
+    task: str | TextClassification,
     *,
     split: str = "test",
     words: int = 2,
     C: float = 10.0,
     texts: int | None = None,
     seed: int = 1,
+    on: TextClassification | None = None,
+    limit: int | None = None,
 ) -> Mapping[str, float]:
     """Train on the training split and measure as models are measured.
 
     Args:
-        task: name of a text-classification task.
+        task: a text-classification task, or the name of one.
         split: what is measured.
         words: counted are words and runs of up to so many; more than one, in at least two texts.
         C: inverse strength of the regularisation.
         texts: learn from so many drawn texts; from all if None.
         seed: of the draw.
+        on: the task whose split is measured, the same if None.
+        limit: measure on the first so many texts only.
 
     Returns:
         The metrics of the task with their standard errors; `seconds` of training, and how many
@@ -37,7 +44,7 @@ def tfidf_baseline(
 
     Raises:
         UnknownNameError: no such task.
-        InputError: another kind of task.
+        InputError: another kind of task, other labels in `on`, or too little text.
         MissingExtraError: scikit-learn is not installed.
     """
     try:
@@ -45,21 +52,72 @@ def tfidf_baseline(
         from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError("The TF-IDF baseline", "hf") from error
-    found: Any = resolve(registry().tasks.get(task).target)()
+    name = task if isinstance(task, str) else type(task).__name__
+    found: Any = resolve(registry().tasks.get(task).target)() if isinstance(task, str) else task
     if not isinstance(found, TextClassification):
-        raise InputError(f"{task} is no text classification, so it has no TF-IDF baseline")
+        raise InputError(f"{name} is no text classification, so it has no TF-IDF baseline")
+    on = on or found
+    if on.labels != found.labels:
+        raise InputError(
+            f"the TF-IDF baseline would learn the labels {', '.join(found.labels)}, and be measured"
+            f" on {', '.join(on.labels)}"
+        )
     given, labels = found.examples("train")
     order = np.random.default_rng(seed).permutation(len(given))[:texts]
     started = time.monotonic()
     vectorizer = TfidfVectorizer(
         ngram_range=(1, words), min_df=2 if words > 1 else 1, sublinear_tf=True
     )
-    features = vectorizer.fit_transform([given[place] for place in order])
+    try:
+        features = vectorizer.fit_transform([given[place] for place in order])
+    except ValueError as error:  # no word is left
+        raise InputError(f"no TF-IDF baseline of {len(order)} texts: {error}") from error
     model = LogisticRegression(C=C, max_iter=1000)
     model.fit(features, [labels[place] for place in order])
     seconds = time.monotonic() - started
-    measured, right = found.examples(split)
+    measured, right = on.examples(split)
+    measured, right = measured[:limit], right[:limit]
     chances = np.zeros((len(measured), len(found.labels)))
     chances[:, model.classes_] = model.predict_proba(vectorizer.transform(measured))
     scores = classification_scores(chances, np.asarray(right, dtype=np.int64), found.labels)
     return {**scores, "seconds": seconds, "features": float(len(vectorizer.vocabulary_))}
+
+
+def baseline_of(
+    model: Model,
+    task: str | None = None,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+) -> Mapping[str, float]:
+    """What TF-IDF reaches where a model is measured, having learned from what the model did.
+
+    On a task it learns from the task's own training split; on a file of `data`, from what the
+    model's card says the model was trained on.
+
+    Args:
+        model: a text classifier.
+        task: as of `zoo.evaluate`.
+        split: of the task.
+        limit: measure on the first so many texts only.
+        data: as of `zoo.evaluate`.
+        text_column: as of `zoo.evaluate`.
+        label_column: as of `zoo.evaluate`.
+
+    Raises:
+        ZooError: as of `zoo.evaluate` and of `tfidf_baseline`.
+    """
+    entry, on = choose(
+        model, task, split, data=data, text_column=text_column, label_column=label_column
+    )
+    check_sizes(limit=limit)
+    source = on if "train" in on.splits else choose(model, None, "train")[1]
+    if not isinstance(on, TextClassification) or not isinstance(source, TextClassification):
+        raise InputError(
+            "the TF-IDF baseline is one of text classification; "
+            f"{entry.name} is a {entry.pipeline} task"
+        )
+    return tfidf_baseline(source, split=split, on=on, limit=limit)

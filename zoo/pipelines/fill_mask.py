@@ -9,6 +9,8 @@ from zoo.pipelines.reading import EncoderPipeline, Row
 from zoo.tokenization import MASKS
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from zoo.model import Model
 
 
@@ -25,10 +27,7 @@ class FillMask(EncoderPipeline):
 
     def __init__(self, model: "Model") -> None:
         super().__init__(model)
-        known = [mask for mask in MASKS if self.tokenizer.token_to_id(mask) is not None]
-        if not known:
-            raise InputError(f"{self.name} has no mask token: {' or '.join(MASKS)}")
-        self.mask = known[0]
+        self.mask = mask_of(self.tokenizer)
         self.mask_id = self.tokenizer.token_to_id(self.mask)
 
     def answer(self, row: Row, output: Tensor, *, top_k: int | None = 5, **_: Any) -> Any:
@@ -45,3 +44,15 @@ class FillMask(EncoderPipeline):
             text = row.text[:start] + word + row.text[end:]
             answers.append({"token": token, "token_str": word, "score": score, "sequence": text})
         return answers
+
+
+def mask_of(tokenizer: "Tokenizer") -> str:
+    """The token that hides another.
+
+    Raises:
+        InputError: there is none.
+    """
+    for mask in MASKS:
+        if tokenizer.token_to_id(mask) is not None:
+            return mask
+    raise InputError(f"The tokenizer has no token that masks another: {' or '.join(MASKS)}")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     from zoo.model import Model
 
+Ids = npt.NDArray[np.int32]
+CHUNK = 4096  # texts tokenized at once
 BATCH_TOKENS = 8192  # of a batch with its padding; on a processor larger ones are no faster
 
 
@@ -67,6 +71,24 @@ class Reader:
         encodings = self.tokenizer.encode_batch(list(texts))
         return [self._row(text, found) for text, found in zip(texts, encodings, strict=True)]
 
+    def pieces(self, texts: Sequence[str]) -> list["Ids"]:
+        """All tokens of each text, in pieces of at most `length`, each marked as a text is."""
+        pieces = []
+        for start in range(0, len(texts), CHUNK):
+            for encoding in self.tokenizer.encode_batch_fast(list(texts[start : start + CHUNK])):
+                ids = np.array(encoding.ids, dtype=np.int32)
+                body = np.array(encoding.special_tokens_mask) == 0
+                if not body.any():
+                    continue
+                first, last = int(body.argmax()), len(ids) - int(body[::-1].argmax())
+                opening, closing = ids[:first], ids[last:]
+                room = self.length - len(opening) - len(closing)
+                pieces += [
+                    np.concatenate([opening, ids[place : min(place + room, last)], closing])
+                    for place in range(first, last, room)
+                ]
+        return pieces
+
     def _row(self, text: str, encoding: "Encoding") -> Row:
         special, N = encoding.special_tokens_mask, len(encoding.ids)
         if all(special) or not text.strip():
@@ -95,12 +117,12 @@ def last_tokens(length: int) -> int:
     return length * 3 // 4
 
 
-def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[Sequence[int] | Ids], pad_id: int) -> tuple[Tensor, Tensor]:
     """Token ids (B, T) padded on the right, and where they are real (B, T)."""
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.full((len(rows), int(lengths.max())), pad_id)
     for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
+        ids[index, : len(row)] = torch.as_tensor(row)
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 

@@ -108,12 +108,54 @@ class TextClassification(BaseTask):
         return found
 
 
-class ExampleBatches:
-    """Batches of texts of like length: a pure function of the step.
+class LengthBatches:
+    """Which texts stand in which batch, so that those of one are of like length.
 
     Epoch e takes the texts in an order drawn from (seed, e), sorts each pool of `POOL` batches by
-    length, so that little is padding, and takes the batches in an order drawn too. The rows that
-    fill no batch are left out, others in each epoch.
+    length, so that little is padding, and takes the batches in an order drawn too: a pure function
+    of the step. The rows that fill no batch are left out, others in each epoch.
+
+    Args:
+        lengths: of the texts, in tokens.
+        rows: B.
+        seed: of the order.
+
+    Raises:
+        TrainingError: fewer than one batch of texts.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, rows: int, seed: int) -> None:
+        self.rows, self.seed = rows, seed
+        self.lengths = np.array(lengths)
+        self.per_epoch = len(lengths) // rows
+        if self.per_epoch < 1:
+            raise TrainingError(
+                f"{len(lengths)} training texts are too few for a batch of {rows}: "
+                "lower batch_tokens"
+            )
+        self._epoch = -1
+
+    def places(self, step: int) -> list[int]:
+        """The places of a step's texts (B,)."""
+        epoch, index = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._batches, self._epoch = self._order(epoch), epoch
+        found: list[int] = self._batches[index].tolist()
+        return found
+
+    def _order(self, epoch: int) -> Indices:
+        """The places of each batch's texts (batches, B)."""
+        generator = np.random.default_rng([self.seed, epoch])
+        order = generator.permutation(len(self.lengths))[: self.per_epoch * self.rows]
+        for start in range(0, len(order), POOL * self.rows):
+            pool = order[start : start + POOL * self.rows]
+            order[start : start + len(pool)] = pool[np.argsort(self.lengths[pool], kind="stable")]
+        found: Indices = generator.permutation(order.reshape(self.per_epoch, self.rows))
+        return found
+
+
+class ExampleBatches(LengthBatches):
+    """Batches of labelled texts of like length: a pure function of the step.
 
     Args:
         texts: the texts.
@@ -129,40 +171,20 @@ class ExampleBatches:
     def __init__(
         self, texts: Sequence[Row], labels: Sequence[int], *, rows: int, seed: int, pad_id: int
     ) -> None:
+        super().__init__([len(text.ids) for text in texts], rows=rows, seed=seed)
         self.texts, self.labels, self.pad_id = texts, labels, pad_id
-        self.rows, self.seed = rows, seed
-        self.lengths = np.array([len(text.ids) for text in texts])
-        self.per_epoch = len(texts) // rows
-        if self.per_epoch < 1:
-            raise TrainingError(
-                f"{len(texts)} training texts are too few for a batch of {rows}: lower batch_tokens"
-            )
         if len(set(labels)) < 2:
             raise TrainingError(f"all {len(texts)} training texts have one label: nothing to learn")
-        self._epoch = -1
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """The batch of a step: `ids` and `real` (B, T), `targets` (B,)."""
-        epoch, index = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._batches, self._epoch = self._order(epoch), epoch
-        places = self._batches[index].tolist()
+        places = self.places(step)
         ids, real = pad([self.texts[place].ids for place in places], self.pad_id)
         return {
             "ids": ids,
             "real": real,
             "targets": torch.tensor([self.labels[place] for place in places]),
         }
-
-    def _order(self, epoch: int) -> Indices:
-        """The places of each batch's texts (batches, B)."""
-        generator = np.random.default_rng([self.seed, epoch])
-        order = generator.permutation(len(self.texts))[: self.per_epoch * self.rows]
-        for start in range(0, len(order), POOL * self.rows):
-            pool = order[start : start + POOL * self.rows]
-            order[start : start + len(pool)] = pool[np.argsort(self.lengths[pool], kind="stable")]
-        found: Indices = generator.permutation(order.reshape(self.per_epoch, self.rows))
-        return found
 
 
 def classification_scores(

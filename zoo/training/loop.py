@@ -22,6 +22,7 @@ from zoo.loading import load
 from zoo.model import Model
 from zoo.registry import registry, resolve
 from zoo.tasks import BaseTask, Batches
+from zoo.tasks.labelled_file import LabelledFile, for_recipe
 from zoo.training import checkpoint
 from zoo.training.memory import keep_freed_memory
 from zoo.training.muon import Muon
@@ -30,6 +31,7 @@ from zoo.training.recipe import Recipe, TrainingSettings
 from zoo.training.report import adapted, hardware, measure, new_card
 from zoo.tuning import adapt, trained
 from zoo.tuning.files import write
+from zoo.tuning.heads import refit
 
 
 def train(
@@ -51,7 +53,8 @@ def train(
         overwrite: replace what is at `out` and throw away an unfinished run there.
         overrides: other values for the recipe's keys, such as `steps=100` or `d_model=64`;
             `tuning="lora"` adapts `base`, or the model whose name or folder is given as `recipe`,
-            with the method's options beside it, such as `rank=8`.
+            with the method's options beside it, such as `rank=8`; `data="my.csv"` takes labelled
+            texts of your own, with `text_column`, `label_column`, `test_data` and `license`.
 
     Returns:
         The model as loaded from its folder.
@@ -104,7 +107,7 @@ def plan(recipe: Recipe | str | Path, **overrides: Any) -> Recipe:
     if method is not None and not found.tuning:
         if ref.endswith(".toml") and "base" not in overrides:
             raise RecipeError(f"{ref} names no base to adapt: give base=, a model's name or folder")
-        if isinstance(method, str):
+        if isinstance(method, str) and "data" not in overrides:  # which names it by the file
             overrides.setdefault("name", f"{found.name}-{method}")
         overrides["base"] = _absolute(overrides.get("base") or ref or found.name)
     return found.with_changes(**overrides)
@@ -142,9 +145,15 @@ class Run:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
         self.settings = recipe.training
         self.architecture = registry().architectures.get(recipe.architecture)
-        self.task_entry = registry().tasks.get(recipe.task)
-        self.task: BaseTask = resolve(self.task_entry.target)()
+        self.task: BaseTask
+        if recipe.data:
+            self.task_entry, self.task = for_recipe(recipe.data, recipe.seed, self.architecture)
+        else:
+            self.task_entry = registry().tasks.get(recipe.task)
+            self.task = resolve(self.task_entry.target)()
         self.base = load(recipe.base) if recipe.tuning else None
+        self.changes: dict[str, Any] = {}
+        self.fresh: list[str] = []
         self.tokenizer, self.module = self._new() if self.base is None else self._adapt(self.base)
         config: Any = self.module.config
         self.config = config
@@ -177,23 +186,28 @@ class Run:
     def _adapt(self, base: Model) -> tuple[Tokenizer, nn.Module]:
         """The tokenizer of a trained model, and its module with what shall learn."""
         assert base.card is not None  # a loaded model has one
-        pipeline, name = self.task_entry.pipeline, self.recipe.architecture
+        name = self.recipe.architecture
         if base.tokenizer is None:
             raise RecipeError(f"{base.name} has no tokenizer, so it cannot be adapted to a text")
         if base.adapter is not None:
             raise RecipeError(f"{base.name} is an adapter itself: give its base, or merge it first")
-        if base.pipeline != pipeline:
-            raise RecipeError(
-                f"{self.recipe.task} is a {pipeline} task, {base.name} is a {base.pipeline} model"
-            )
         if base.card.architecture != name:
             raise RecipeError(
                 f"recipe says architecture {name!r}, its base {self.recipe.base} is of "
                 f"{base.card.architecture!r}"
             )
+        pipeline, task = self.task_entry.pipeline, self.recipe.task
+        if base.pipeline != pipeline and not hasattr(base.config, "head"):
+            raise RecipeError(
+                f"{task} is a {pipeline} task, {base.name} is a {base.pipeline} model, "
+                "whose architecture has no other head"
+            )
+        changes = {**self.task.config(base.tokenizer), **self.recipe.config}
         options = dict(self.recipe.tuning)
         torch.manual_seed(self.recipe.seed)
-        return base.tokenizer, adapt(base.module, options.pop("method"), **options)
+        module, self.fresh = refit(base.module, changes)
+        self.changes = changes if module is not base.module else {}
+        return base.tokenizer, adapt(module, options.pop("method"), fresh=self.fresh, **options)
 
     @property
     def stands_alone(self) -> bool:
@@ -438,16 +452,15 @@ def _finish(run: Run, folder: Path) -> None:
     recipe, module = run.recipe, run.module.to("cpu")
     shutil.rmtree(folder, ignore_errors=True)
     files = _save_adapter(run, folder) if run.base and not run.stands_alone else _save(run, folder)
-    owners = (
-        registry().architectures.owner(recipe.architecture),
-        registry().tasks.owner(recipe.task),
-    )
+    owners = [registry().architectures.owner(recipe.architecture)]
+    owners += [registry().tasks.owner(recipe.task)] if recipe.task else []
     card = new_card(
         recipe,
         folder,
         files,
         architecture=run.architecture,
         task=run.task_entry,
+        data=run.task.facts() if isinstance(run.task, LabelledFile) else None,
         distributions={"txzoo": __version__} | {o.distribution: o.version for o in owners},
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         training={
@@ -490,7 +503,17 @@ def _save_adapter(run: Run, folder: Path) -> dict[str, FileRecord]:
     method = options.pop("method")
     folder.mkdir(parents=True)
     dtype = getattr(torch, recipe.training.storage)
-    files = write(folder, run.module, method, options, run.learned, base=recipe.base, dtype=dtype)
+    files = write(
+        folder,
+        run.module,
+        method,
+        options,
+        run.learned,
+        base=recipe.base,
+        changes=run.changes,
+        fresh=run.fresh,
+        dtype=dtype,
+    )
     (folder / RECIPE).write_text(recipe.dump(), encoding="utf-8")
     shutil.copyfile(run.folder / LOG, folder / LOG)
     return files | {name: FileRecord.of(folder / name) for name in (RECIPE, LOG)}

@@ -1,6 +1,9 @@
 """A recipe: the TOML file that says how a model is trained, and so what it is."""
 
 import dataclasses
+import json
+import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
@@ -13,6 +16,14 @@ from zoo.loading import info
 
 OPTIMIZERS = ("adamw", "muon")
 STORAGE = ("float16", "bfloat16", "float32")
+# how a change is called, and its key in [data]
+DATA = {
+    "data": "path",
+    "text_column": "text_column",
+    "label_column": "label_column",
+    "test_data": "test_path",
+    "license": "license",
+}
 # what TOML gives for a field, and what it is called; everything else is a table
 KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     int: ((int,), "a whole number"),
@@ -92,7 +103,7 @@ class Recipe:
     Attributes:
         name: of the model it makes.
         architecture: registered name.
-        task: registered name.
+        task: registered name; empty with `data`.
         seed: of the weights, the data order and dropout.
         tokenizer: settings of the task's tokenizer; empty where there is none.
         config: of the architecture, without `vocab_size`, which the tokenizer gives.
@@ -101,12 +112,14 @@ class Recipe:
         tuning: `method`, the name of a way of adapting, and its options; empty likewise.
         contexts: tokens read at once at which the finished model is measured too, besides the
             length it was trained on.
+        data: labelled texts instead of a task: `path`, and where wanted `text_column`,
+            `label_column`, `test_path` and `license`; see `zoo.tasks.labelled_file`.
         source: the file it was read from.
     """
 
     name: str
     architecture: str
-    task: str
+    task: str = ""
     training: TrainingSettings
     seed: int = 1
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
@@ -114,6 +127,7 @@ class Recipe:
     base: str = ""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     contexts: tuple[int, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
 
     @classmethod
@@ -128,6 +142,8 @@ class Recipe:
         except (OSError, ValueError, RecursionError) as error:  # TOML and UTF-8 errors are values
             raise RecipeError(f"{path} is not a recipe: {error}") from error
         name = path.absolute().parent.name if path.name == "recipe.toml" else path.stem
+        if isinstance(values.get("data"), dict):
+            values["data"] = _beside(values["data"], path.parent)
         try:
             return cls.from_dict({"name": name} | values, source=path)
         except RecipeError as error:
@@ -150,6 +166,7 @@ class Recipe:
         _check_tuning(values)
         settings: dict[str, Any] = dict(values["training"])
         _check_values("[training]", TrainingSettings, settings)
+        _check_data(values, settings)
         if "betas" in settings:
             settings["betas"] = tuple(settings["betas"])
         parts = {"training": TrainingSettings(**settings), "contexts": contexts, "source": source}
@@ -158,8 +175,12 @@ class Recipe:
     def with_changes(self, **changes: Any) -> Self:
         """A copy with other values; a key is one of the recipe, of [training], or of [config].
 
-        With a `tuning`, which may be the name of a method alone, further keys are its options.
+        With a `tuning`, which may be the name of a method alone, further keys are its options, and
+        what shall be other in the base's configuration stands in a `config` of its own. `data`, the
+        path of labelled texts, takes the place of the task; `text_column`, `label_column`,
+        `test_data` and `license` go with it.
         """
+        changes = self._with_data(changes)
         if isinstance(changes.get("tuning"), str):
             changes["tuning"] = {"method": changes["tuning"]}
         tuning: dict[str, Any] = dict(changes.get("tuning", self.tuning))
@@ -167,6 +188,8 @@ class Recipe:
         inner = {f.name for f in dataclasses.fields(TrainingSettings)}
         parts: dict[str, dict[str, Any]] = {"top": {}, "training": {}, "config": {}}
         for key, value in changes.items():
+            if key == "config":
+                continue
             part = "top" if key in top else "training" if key in inner else "config"
             if part == "config" and tuning:
                 tuning[key] = value
@@ -177,18 +200,50 @@ class Recipe:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | parts["top"]
         source = values.pop("source")
         if tuning:
-            values |= {"tuning": tuning, "config": {}, "tokenizer": {}}
+            if "base" in changes and "architecture" not in changes:
+                del values["architecture"]  # it is the base's
+            kept = self.config if self.tuning else {}  # a new base decides all but what is given
+            values |= {"tuning": tuning, "config": changes.get("config", kept), "tokenizer": {}}
             return self.from_dict({**values, "training": _settings(self, parts)}, source=source)
-        values["config"] = {**self.config, **parts["config"]}
+        values["config"] = {**self.config, **changes.get("config", {}), **parts["config"]}
         values["training"] = _settings(self, parts)
         return self.from_dict(values, source=source)
+
+    def _with_data(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes of which those in `DATA` have become the [data] table."""
+        rest = {key: value for key, value in changes.items() if key not in DATA}
+        given = {DATA[k]: v for k, v in changes.items() if k in DATA and v is not None}
+        table = given.pop("path", None)
+        new = (
+            dict(table) if isinstance(table, Mapping) else {} if table is None else {"path": table}
+        )
+        if not given and not new:
+            return rest
+        if not (new or self.data):
+            key = next(key for key in changes if key in DATA)
+            raise RecipeError(f"{key} belongs to labelled texts: give their file, --data or data=")
+        new = {**(new or self.data), **given}
+        for key in ("path", "test_path"):
+            if isinstance(new.get(key), os.PathLike):
+                new[key] = os.fspath(new[key])
+        if not self.data:
+            tuning = rest.get("tuning", self.tuning)
+            method = tuning.get("method") if isinstance(tuning, Mapping) else tuning
+            stem = re.sub(r"[^a-z0-9]+", "-", Path(str(new.get("path"))).name.split(".")[0].lower())
+            words = (stem.strip("-") or "texts", self.architecture, method)
+            rest.setdefault("name", "-".join(word for word in words if word))
+            rest.setdefault("evaluate_every", 0)  # there is no split to look at
+            rest.setdefault("contexts", ())
+        return {**rest, "data": new, "task": ""}
 
     def dump(self) -> str:
         """The recipe as TOML, every default written out."""
         head = {k: getattr(self, k) for k in ("architecture", "task", "seed")}
+        head = {key: value for key, value in head.items() if value != ""}
         head |= {"base": self.base} if self.base else {}
         head |= {"contexts": self.contexts} if self.contexts else {}
-        tables = {"tokenizer": self.tokenizer, "config": self.config, "tuning": self.tuning}
+        tables = {"data": self.data, "tokenizer": self.tokenizer, "config": self.config}
+        tables |= {"tuning": self.tuning}
         lines = [f"{k} = {_toml(v)}" for k, v in head.items()]
         for title, table in {**tables, "training": dataclasses.asdict(self.training)}.items():
             if table:
@@ -209,8 +264,37 @@ def _check_tuning(values: Mapping[str, Any]) -> None:
         raise RecipeError(f"recipe has {there} and lacks {lacks}: to adapt a model takes both")
     if tuning and not isinstance(tuning.get("method"), str):
         raise RecipeError(f"[tuning] lacks method, such as 'lora'; it has {dict(tuning)}")
-    if tuning and (fixed := [key for key in ("config", "tokenizer") if values.get(key)]):
-        raise RecipeError(f"recipe has [{fixed[0]}] and a base, which decides that: leave it out")
+    if tuning and values.get("tokenizer"):
+        raise RecipeError("recipe has [tokenizer] and a base, which decides that: leave it out")
+
+
+def _check_data(values: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    """Hold the task and [data] against each other, and look at the keys of [data]."""
+    task, data = values.get("task"), values.get("data")
+    if not task and not data:
+        raise RecipeError("recipe lacks task")
+    if not data:
+        return
+    if task:
+        raise RecipeError(f"recipe has the task {task!r} and [data]: leave one of them out")
+    _check_keys("[data]", data, list(DATA.values()))
+    if "path" not in data:
+        raise RecipeError("[data] lacks path, a file of labelled texts")
+    for key, value in data.items():
+        if not isinstance(value, str) or not value:
+            raise RecipeError(f"[data] {key} must be a text, got {value!r}")
+    if training.get("evaluate_every"):
+        raise RecipeError("[training] evaluate_every must be 0: [data] has no validation split")
+
+
+def _beside(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The [data] table of a file in a folder: what lies there is found from anywhere."""
+    found = dict(data)
+    for key in ("path", "test_path"):
+        path = data.get(key)
+        if isinstance(path, str) and not os.path.isfile(path) and (folder / path).is_file():
+            found[key] = os.path.relpath(folder / path)
+    return found
 
 
 def _check_values(where: str, kind: type, values: Mapping[str, Any]) -> None:
@@ -240,5 +324,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

@@ -39,6 +39,25 @@ By `recipe.toml` beside this card: `txzoo train {name} --out runs/{name}`. The c
 """
 
 
+ON_A_FILE = """\
+# {name}
+
+{summary}.
+
+## How to use it
+
+```python
+import zoo
+
+model = zoo.load("./{name}")  # where this folder lies
+print(model("A text."), model(["Two.", "Texts."]))
+```
+
+## How it was trained
+
+By `recipe.toml` beside this card: `txzoo train recipe.toml --out {name}`. The curve is in
+`training.jsonl`.
+"""
 ADAPTED = """\
 # {name}
 
@@ -66,6 +85,7 @@ def new_card(
     distributions: Mapping[str, str],
     parameters: int,
     training: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
 ) -> Card:
     """The card of a run, still without scores.
 
@@ -81,33 +101,66 @@ def new_card(
         distributions: what the model needs installed, with the versions that trained it.
         parameters: how many numbers were learned.
         training: facts of the run.
+        data: facts of the labelled texts that stand for a task, see `zoo.tasks.labelled_file`.
     """
     # the card beside a base's recipe speaks of the base
     beside = recipe.source.parent / CARD if recipe.source is not None and not recipe.base else None
     old = Card.read(beside) if beside is not None and beside.is_file() else None
-    data: dict[str, Any] = {
+    if old is not None and _without_paths(data_of(old)) != _without_paths(data or {}):
+        old = None  # it speaks of other texts
+    front: dict[str, Any] = {
         "license": task.license,
         "library_name": "txzoo",
         "pipeline_tag": task.pipeline,
         "tags": ["txzoo", architecture.name],
-        "datasets": [task.name],
     }
-    data |= {} if old is None else dict(old.data)
-    data.pop("model-index", None)
-    summary = f"{architecture.summary}, trained on {task.name}" if old is None else old.summary
-    data["txzoo"] = {
+    if data is None or "/" in data["name"]:  # the Hub knows a data set of its own, and no file
+        front["datasets"] = [task.name]
+    front |= {} if old is None else dict(old.data)
+    front.pop("model-index", None)
+    if recipe.data.get("license"):
+        front["license"] = task.license
+    what = architecture.summary if data is None else "Text classification"
+    summary = f"{what}, trained on {task.name}" if old is None else old.summary
+    front["txzoo"] = {
         "name": recipe.name,
         "summary": summary,
         **({} if old is None or old.example is None else {"example": old.example}),
         "architecture": architecture.name,
-        "task": task.name,
+        **({"task": task.name} if data is None else {"data": dict(data)}),
         "parameters": parameters,
         "requires": {name: _range(version) for name, version in distributions.items()},
         "files": {n: {"sha256": r.sha256, "bytes": r.bytes} for n, r in files.items()},
         "training": dict(training),
     }
-    prose = PROSE.format(name=recipe.name, summary=summary) if old is None else old.text
-    return Card(data=data, text=prose, path=folder / CARD)
+    prose = PROSE if data is None else ON_A_FILE + about(data, task.license)
+    text = prose.format(name=recipe.name, summary=summary) if old is None else old.text
+    return Card(data=front, text=text, path=folder / CARD)
+
+
+def data_of(card: Card) -> dict[str, Any]:
+    """What a card says of the labelled texts that stand for a task; empty where there is one."""
+    return dict(card.data["txzoo"].get("data") or {})
+
+
+def _without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if not key.endswith("path")}
+
+
+def about(data: Mapping[str, Any], license: str) -> str:
+    """The part of a card that says what it was trained on; braces are doubled, for `format`."""
+
+    def one(name: str, digest: str, texts: int) -> str:
+        safe = name.replace("`", "'")
+        return f"{texts:,} texts of `{safe}`,\nsha256 `{digest}`"
+
+    words = f"\n## Data\n\n{one(data['name'], data['sha256'], data['texts'])}"
+    if "held_out" in data:
+        words += f";\n{data['held_out']:,} of them were held out for the scores.\n"
+    else:
+        test = one(data["test_name"], data["test_sha256"], data["test_texts"])
+        words += f";\nmeasured on {test}.\n"
+    return f"{words}Licence of the data: {license}.\n".replace("{", "{{").replace("}", "}}")
 
 
 def adapted(card: Card, recipe: Recipe, base: Model, *, learned: int, alone: bool) -> Card:
@@ -123,15 +176,18 @@ def adapted(card: Card, recipe: Recipe, base: Model, *, learned: int, alone: boo
     assert base.card is not None  # a loaded model has one
     method, name = recipe.tuning["method"], base.card.name
     ours = dict(card.data["txzoo"])
-    ours["summary"] = f"{name} adapted to {recipe.task} by {method}"
+    data = data_of(card)
+    ours["summary"] = f"{name} adapted to {data.get('name') or recipe.task} by {method}"
     ours["training"] = {**ours["training"], "tuning": method, "trained_parameters": learned}
     if not alone:
         ours["base"] = {"ref": recipe.base, "sha256": weights_hash(base.card)}
     on_hub = recipe.base.startswith("hf://")
     of = recipe.base.removeprefix("hf://").partition("@")[0] if on_hub else name
-    data = {**card.data, "license": base.card.license, "base_model": of, "txzoo": ours}
-    prose = ADAPTED.format(name=recipe.name, summary=ours["summary"])
-    return Card(data=data, text=prose, path=card.path)
+    license = card.license if data else base.card.license  # texts of unknown licence: unknown
+    front = {**card.data, "license": license, "base_model": of, "txzoo": ours}
+    prose = ADAPTED + about(data, license) if data else ADAPTED
+    text = prose.format(name=recipe.name, summary=ours["summary"])
+    return Card(data=front, text=text, path=card.path)
 
 
 def measure(folder: Path, task: Task, splits: Sequence[str], contexts: Sequence[int] = ()) -> None:

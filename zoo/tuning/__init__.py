@@ -6,6 +6,7 @@ that want a gradient afterwards are what is trained, and all that an adapter's f
 """
 
 import inspect
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,12 +19,15 @@ from zoo.tuning.parts import share
 __all__ = ["adapt", "merge", "share", "trained"]
 
 
-def adapt(module: nn.Module, tuning: str, **options: Any) -> nn.Module:
+def adapt(
+    module: nn.Module, tuning: str, *, fresh: Sequence[str] = (), **options: Any
+) -> nn.Module:
     """Adapt a module in place by a registered method, and return it.
 
     Args:
         module: a trained one.
         tuning: name of the method, such as "lora".
+        fresh: names of parts that are not trained yet, and so learn by any method.
         options: of the method.
 
     Raises:
@@ -41,6 +45,8 @@ def adapt(module: nn.Module, tuning: str, **options: Any) -> nn.Module:
                 f"Options: {', '.join(known) or 'none'}"
             )
     adapted: nn.Module = target(module, **options)
+    for name in fresh:
+        adapted.get_submodule(name).requires_grad_(True)
     if not trained(adapted):
         raise ConfigError(f"{tuning} leaves nothing to train in {type(module).__name__}")
     return adapted

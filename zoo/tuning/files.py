@@ -6,8 +6,8 @@ name of our method; PEFT refuses it by that.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ from zoo.folder import (
     read_weights,
 )
 from zoo.tuning import adapt, share, trained
+from zoo.tuning.heads import HEADS, refit
 from zoo.tuning.ia3 import Ia3Linear
 from zoo.tuning.lora import LoraLinear
 
 PREFIX = "base_model.model."
 PROMPT = "prompt_embeddings"
 OURS = "TXZOO"
+CHANGES = "txzoo_config"  # a key that PEFT passes over
 MOST_SIZE = 1 << 16  # of an option; real ones are below a model's width
 METHODS = {
     "LORA": "lora",
@@ -48,7 +50,6 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "rank_pattern": ({},),
     "alpha_pattern": ({},),
     "layer_replication": (None,),
-    "modules_to_save": (None, []),
     "trainable_token_indices": (None,),
     "target_parameters": (None, []),
     "use_qalora": (False,),
@@ -68,6 +69,8 @@ class Adapter:
         source: the folder it was read from.
         card: its card, None for a folder of PEFT's.
         base: what PEFT's file calls its base; empty when it does not say.
+        config: values of the base's configuration that are others, its head above all.
+        whole: the parts whose every tensor is among these.
     """
 
     method: str
@@ -76,6 +79,8 @@ class Adapter:
     source: Path
     card: Card | None = None
     base: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    whole: tuple[str, ...] = ()
 
 
 def write(
@@ -86,6 +91,8 @@ def write(
     names: list[str],
     *,
     base: str,
+    changes: Mapping[str, Any] | None = None,
+    fresh: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, FileRecord]:
     """Write the two files of an adapter.
@@ -97,6 +104,8 @@ def write(
         options: of it.
         names: of the parameters that were trained.
         base: reference of the base, for PEFT's `base_model_name_or_path`.
+        changes: values of the base's configuration that are others.
+        fresh: the parts that the base lacks.
         dtype: precision on disk.
 
     Returns:
@@ -104,6 +113,10 @@ def write(
     """
     config = {**_config(module, method, options), "base_model_name_or_path": base}
     config |= {"inference_mode": True}
+    if fresh:
+        config["modules_to_save"] = list(fresh)
+    if changes:
+        config[CHANGES] = dict(changes)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
     parameters = dict(module.named_parameters())
@@ -174,7 +187,13 @@ def read(folder: Path, card: Card | None = None) -> Adapter:
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in found.items()}
     base = str(config.get("base_model_name_or_path") or "")
     method, options = _method(config, tensors, path)
-    return Adapter(method, options, tensors, folder, card, base)
+    changes = config.get(CHANGES) or {}
+    if not isinstance(changes, dict):
+        raise ConfigError(f"{path}: {CHANGES} must be a table, got {changes!r}")
+    whole = config.get("modules_to_save") or []
+    if not isinstance(whole, list) or not set(map(str, whole)) <= set(HEADS):
+        raise ConfigError(f"{path}: modules_to_save may name {' and '.join(HEADS)}, not {whole!r}")
+    return Adapter(method, options, tensors, folder, card, base, changes, tuple(whole))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -215,10 +234,11 @@ def _method(
             "rank": config.get("r", 8),
             "alpha": config.get("lora_alpha", 8),
             "dropout": config.get("lora_dropout", 0.0),
-            "target_modules": sorted({n.rsplit(".lora_", 1)[0] for n in tensors}),
+            "target_modules": sorted({n.rsplit(".lora_", 1)[0] for n in tensors if ".lora_" in n}),
         }
     if kind == "IA3":
-        shapes = {n.removesuffix(".ia3_l"): tensor.shape for n, tensor in tensors.items()}
+        factors = {n: tensor for n, tensor in tensors.items() if n.endswith(".ia3_l")}
+        shapes = {n.removesuffix(".ia3_l"): tensor.shape for n, tensor in factors.items()}
         inputs = [name for name, shape in shapes.items() if shape[0] == 1 != shape[-1]]
         return "ia3", {"target_modules": list(shapes), "feedforward_modules": inputs}
     if PROMPT not in tensors:
@@ -235,8 +255,11 @@ def apply(base: nn.Module, adapter: Adapter) -> nn.Module:
     source = adapter.source
     try:
         with torch.random.fork_rng(devices=[]):  # what it starts from is overwritten below
-            module = adapt(share(base), adapter.method, **adapter.options)
-    except ConfigError as error:
+            module, fresh = refit(share(base), adapter.config)
+            if left_out := [name for name in fresh if name not in adapter.whole]:
+                raise ConfigError(f"modules_to_save lacks {', '.join(left_out)}")
+            module = adapt(module, adapter.method, **adapter.options, fresh=adapter.whole)
+    except (ConfigError, AttributeError) as error:  # a part that it lacks is an AttributeError
         raise WeightsError(f"{source} is not for this {type(base).__name__}: {error}") from error
     learned = trained(module)
     missing, left = learned.keys() - adapter.tensors.keys(), adapter.tensors.keys() - learned.keys()

@@ -1,0 +1,223 @@
+"""`zoo.compare`: several models, or the ways of a study, side by side."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.charts import lines, scatter, svg
+from zoo.errors import InputError, MissingExtraError
+from zoo.evaluation.evaluate import evaluate
+from zoo.evaluation.study import Study, find_study, run_study
+from zoo.loading import load
+from zoo.model import Model
+from zoo.numbers import lower_is_better, short_bytes, short_count, with_error
+from zoo.registry import registry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a comparison found.
+
+    Attributes:
+        title: what is compared, on what.
+        columns: their titles; the first holds names.
+        rows: a text for each column, best first.
+        records: the same with plain numbers, for programs.
+        study: the study it was made of, None for models.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    records: tuple[dict[str, Any], ...]
+    study: Study | None = None
+
+    def to_markdown(self) -> str:
+        """A Markdown table."""
+        head = [self.columns, ["---"] * len(self.columns)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in [*head, *self.rows]) + "\n"
+
+    def to_json(self) -> str:
+        """The records as a JSON list."""
+        return json.dumps(self.records, indent=2) + "\n"
+
+    def to_dataframe(self) -> Any:
+        """The records as a pandas DataFrame.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise MissingExtraError("A DataFrame", "hf") from error
+        return pandas.DataFrame(list(self.records))
+
+    def figure(self) -> "Figure":
+        """The headline against the parameters, with error bars: trained ones in a study.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        of = "trained_parameters" if self.study is not None else "parameters"
+        metric = self.columns[1]
+        points = {
+            record["name"]: (record[of], record["score"], record["standard_error"])
+            for record in self.records
+        }
+        return scatter(points, x=of.replace("_", " "), y=metric)
+
+    def curves(self) -> "Figure":
+        """The training loss of the first seed of each way.
+
+        Raises:
+            InputError: there are no curves, for nothing was trained.
+            MissingExtraError: matplotlib is not installed.
+        """
+        if self.study is None:
+            raise InputError("Models are compared as they are: only a study has curves")
+        found = {name: runs[0].curve for name, (_, _, runs) in self.study.means().items()}
+        return lines(found, x="step", y="training loss (nats)", points=False)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table: as text by `.md` or `.json`, drawn by `.png`, `.svg` or `.pdf`.
+
+        Raises:
+            InputError: another ending.
+        """
+        path = Path(path)
+        if path.suffix == ".md":
+            path.write_text(self.to_markdown(), encoding="utf-8")
+        elif path.suffix == ".json":
+            path.write_text(self.to_json(), encoding="utf-8")
+        elif path.suffix == ".svg":
+            path.write_text(svg(self.figure(), self.title), encoding="utf-8")
+        elif path.suffix in (".png", ".pdf"):
+            self.figure().savefig(path, dpi=150, facecolor="white")
+        else:
+            raise InputError(f"{path}: a table is saved as .md, .json, .svg, .png or .pdf")
+        return path
+
+
+def compare(
+    models: Sequence[str | Path | Model] | str | Path | Study,
+    task: str | None = None,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    context: int | None = None,
+    out: str | Path | None = None,
+    base: str | None = None,
+    methods: Sequence[str] = (),
+    tell: Callable[[str], None] = print,
+) -> Table:
+    """Compare models by measuring them, or ways of adapting by training them.
+
+    Args:
+        models: models, or what `zoo.load` takes; or one study, its name or the file of its plan.
+        task: what models are measured on; the one on the first model's card if None.
+        split: of the task.
+        limit: as in `zoo.evaluate`.
+        context: as in `zoo.evaluate`.
+        out: of a study: do the runs that are left, in this folder. What is published if None.
+        base: of a study: where its base lies, if not where the plan says.
+        methods: of a study: only these.
+        tell: is given a line for each run of a study.
+
+    Raises:
+        InputError: no model, or a study that has no outcome yet and no `out`.
+        ZooError: as in `zoo.evaluate`, and as in `zoo.train` for a study.
+    """
+    if isinstance(models, (str, Path, Study)):
+        study = models if isinstance(models, Study) else find_study(models)
+        if out is not None:
+            study = run_study(study, out, base=base, methods=methods, tell=tell)
+        elif not study.runs:
+            raise InputError(
+                f"The study {study.name} has no outcome yet: give out=, a folder to run it in"
+            )
+        return _of_study(study)
+    if not models:
+        raise InputError("There is nothing to compare: give one model at least")
+    found = [each if isinstance(each, Model) else load(each) for each in models]
+    name = task or (found[0].card.task if found[0].card is not None else None)
+    if name is None:
+        raise InputError(f"{found[0].name} has no card that names a task: give task=")
+    metrics = registry().tasks.get(name).metrics
+    measured = [
+        (model, evaluate(model, name, split=split, limit=limit, context=context)) for model in found
+    ]
+    return _of_models(measured, name, split, metrics)
+
+
+def _of_models(
+    measured: Sequence[tuple[Model, dict[str, float]]],
+    task: str,
+    split: str,
+    metrics: Sequence[str],
+) -> Table:
+    first = metrics[0]
+    records: list[dict[str, Any]] = [
+        {
+            "name": model.name,
+            "score": scores[first],
+            "standard_error": scores.get(f"{first}_stderr"),
+            "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
+            "scores": scores,
+        }
+        for model, scores in measured
+    ]
+    records.sort(key=lambda record: record["score"], reverse=not lower_is_better(first))
+    rows = tuple(
+        (
+            record["name"],
+            *(
+                with_error(record["scores"][name], record["scores"].get(f"{name}_stderr"))
+                for name in metrics
+            ),
+            short_count(record["parameters"]),
+        )
+        for record in records
+    )
+    titles = tuple(name.replace("_", " ") for name in metrics)
+    columns = ("model", *titles, "parameters")
+    return Table(f"{task}, {split}", columns, rows, tuple(records))
+
+
+def _of_study(study: Study) -> Table:
+    rows, records = [], []
+    for name, (mean, error, runs) in study.means().items():
+        middle = sorted(runs, key=lambda run: run.minutes)[len(runs) // 2]
+        memory = [run.memory for run in runs if run.memory]
+        record = {
+            "name": name,
+            "score": mean,
+            "standard_error": error,
+            "seeds": [run.seed for run in runs],
+            "trained_parameters": middle.trained,
+            "parameters": middle.parameters,
+            "minutes": middle.minutes,
+            "memory": max(memory, default=None),
+            "bytes": middle.bytes,
+        }
+        records.append(record)
+        rows.append(
+            (
+                name,
+                with_error(mean, error),
+                str(len(runs)),
+                short_count(middle.trained),
+                f"{middle.trained / middle.parameters:.2%}",
+                f"{middle.minutes:g}",
+                short_bytes(max(memory)) if memory else "",
+                short_bytes(middle.bytes),
+            )
+        )
+    columns = ("method", study.metric.replace("_", " "), "seeds", "trained", "share", "minutes")
+    title = f"{study.name}: {study.facts.get('base', study.plan['base'])} on {study.plan['task']}"
+    return Table(title, (*columns, "memory", "file"), tuple(rows), tuple(records), study)

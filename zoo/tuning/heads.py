@@ -1,0 +1,76 @@
+"""Another head, and fewer positions, on the numbers of a trained module.
+
+A model that was trained to fill in words has no layer that names a label. What both have in common
+is taken over; what only the new one has is drawn anew, and learns whatever the method is, as in
+Devlin et al. 2019, arXiv:1810.04805, section 3.2.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from zoo.errors import ConfigError
+
+HEADS = ("head", "pooling")  # what stands behind the blocks and may be another
+
+
+def refit(module: nn.Module, changes: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
+    """A module of a changed configuration, on the numbers of a trained one.
+
+    Args:
+        module: a trained one; it is not changed, and shares its numbers with the new one.
+        changes: other values for its configuration: `head`, `labels`, `pooling`, `dropout`, a
+            smaller `max_seq_len`, whose table of positions keeps its first rows.
+
+    Returns:
+        The module, and the names of those of its parts that hold no trained number. With nothing
+        to change, the module itself and no names.
+
+    Raises:
+        ConfigError: an unknown key, a value that does not work, or one that asks for other weights
+            than the trained ones.
+    """
+    old: Any = module.config
+    if all(getattr(old, key, changes) == _plain(value) for key, value in changes.items()):
+        return module, []
+    values = {**old.to_dict(), **changes}
+    # before anything is built: what comes from a file must not fill the memory
+    for key, value in values.items():
+        before = getattr(old, key, None)
+        if type(value) is int and type(before) is int and value > before:
+            raise ConfigError(f"{key}={value}: the trained model has {before}, it cannot grow")
+    new = type(module)(old.from_dict(values))
+    trained, fresh = dict(module.named_parameters()), []
+    same_head = all(getattr(old, k, 0) == getattr(new.config, k, 0) for k in ("head", "labels"))
+    for name, parameter in new.named_parameters():
+        source = trained.get(name)
+        if source is not None and _is_table_of_positions(source, parameter, old, new.config):
+            source = nn.Parameter(source[: len(parameter)].detach().clone())
+        if (
+            source is None
+            or source.shape != parameter.shape
+            or (name.startswith("head.") and not same_head)
+        ):
+            fresh.append(name.split(".")[0])
+            continue
+        owner, _, own = name.rpartition(".")
+        setattr(new.get_submodule(owner), own, source)
+    fresh = list(dict.fromkeys(fresh))
+    inner = [name for name in fresh if name not in HEADS]
+    if inner:
+        raise ConfigError(
+            f"{', '.join(f'{key}={value!r}' for key, value in changes.items())} asks for other "
+            f"weights than the trained model has: {', '.join(inner)}"
+        )
+    return new.train(module.training), fresh
+
+
+def _plain(value: Any) -> Any:
+    """As configurations keep it: lists are tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_table_of_positions(old: Any, new: Any, before: Any, after: Any) -> bool:
+    rows = before.max_seq_len, after.max_seq_len
+    return (len(old), len(new)) == rows and old.shape[1:] == new.shape[1:] and rows[0] > rows[1]
