@@ -56,8 +56,13 @@ HEADS = {  # ends of the names of classes of `transformers`; all others continue
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForMaskedLM": "fill-mask",
-    "BertModel": "feature-extraction",
 }
+ENCODERS = (  # `model_type`s that without such a head give vectors
+    *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra"),
+    *("modernbert", "mpnet", "roberta", "xlm-roberta"),
+)
+# what older checkpoints have in place of tokenizer.json
+VOCABULARY = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json")
 SPARE_NUMBERS = 1 << 26  # what a module may have beyond four times its weights
 
 
@@ -180,7 +185,8 @@ def locate(ref: str | Path, *, revision: str | None = None, offline: bool | None
     Raises:
         ZooError: as in `load`.
     """
-    return _find(ref, revision, offline, names=(*FILES, ADAPTER_CONFIG, ADAPTER_WEIGHTS))
+    names = (*FILES, *VOCABULARY, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    return _find(ref, revision, offline, names=names)
 
 
 def load(
@@ -356,9 +362,11 @@ def _foreign_card(folder: Path, name: str, config: Mapping[str, Any]) -> Card:
 
 def _pipeline_of(config: Mapping[str, Any]) -> str:
     """How a `transformers` checkpoint is called: by the head that its class's name ends in."""
-    kind = str((config.get("architectures") or [""])[0])
+    kinds = config.get("architectures")
+    kind = str(kinds[0]) if isinstance(kinds, list) and kinds else ""
     found = [pipeline for head, pipeline in HEADS.items() if kind.endswith(head)]
-    return found[0] if found else "text-generation"
+    usual = "feature-extraction" if config["model_type"] in ENCODERS else "text-generation"
+    return found[0] if found else usual
 
 
 def _reader_of(model_type: str) -> str:
@@ -424,7 +432,10 @@ def _load_foreign(found: Found) -> "tuple[nn.Module, Tokenizer | None]":
     tensors = read_weights(find_weights(found.folder))
     with _blaming(found.folder / CONFIG), _bounded(tensors):
         module: nn.Module = architecture.from_transformers(config, tensors)
-    return module, _read_tokenizer(found.folder)
+    tokenizer = _read_tokenizer(found.folder)
+    if tokenizer is None and hasattr(architecture, "read_tokenizer"):
+        tokenizer = architecture.read_tokenizer(found.folder, config)
+    return module, tokenizer
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
+from zoo.errors import ConfigError
 from zoo.model import Model
 from zoo.tuning import adapt, trained
 from zoo.tuning.files import write
@@ -226,6 +227,14 @@ def test_pefts_files_load_here(config: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(model.module(ids), expected, **CLOSE)
         torch.testing.assert_close(model.merge().module(ids), expected, **CLOSE)
         assert not torch.allclose(model.set_adapter(None).module(ids), expected, atol=1e-2)
+
+
+def test_a_prefix_of_peft_for_rotated_keys_is_refused(twins: Any, tmp_path: Path) -> None:
+    ours, theirs = twins(config_of("llama"))
+    config = peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    peft.get_peft_model(theirs, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ConfigError, match="another order of coordinates"):
+        as_model(ours).load_adapter(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("config_class", [peft.PrefixTuningConfig, peft.PromptTuningConfig])

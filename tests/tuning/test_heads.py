@@ -76,7 +76,7 @@ def test_peft_reads_a_new_head(base: Path, tmp_path: Path) -> None:
     )
     assert fresh == ["head"]
     ids = torch.arange(1, 9)[None]
-    with pytest.warns(UserWarning, match="txzoo_config|adapter"), torch.no_grad():
+    with pytest.warns(UserWarning, match="txzoo"), torch.no_grad():
         theirs = peft.PeftModel.from_pretrained(plain.eval(), tmp_path / "out")
         torch.testing.assert_close(theirs(ids), model.module(ids), rtol=1e-5, atol=1e-6)
 
@@ -124,12 +124,12 @@ def test_a_decoder_has_no_other_head(
 @pytest.mark.parametrize(
     "change",
     [
-        {"txzoo_config": {"head": "classification", "labels": ["x"] * 3}},
-        {"txzoo_config": {"max_seq_len": 10**9}},
-        {"txzoo_config": {"d_model": 8}},
-        {"txzoo_config": []},
-        {"txzoo_config": "head"},
-        {"txzoo_config": {"nothing": 1}},
+        {"txzoo": {"head": "classification", "labels": ["x"] * 3}},
+        {"txzoo": {"max_seq_len": 10**9}},
+        {"txzoo": {"d_model": 8}},
+        {"txzoo": []},
+        {"txzoo": "head"},
+        {"txzoo": {"nothing": 1}},
         {"modules_to_save": ["blocks.0"]},
     ],
     ids=str,

@@ -83,7 +83,8 @@ def _write(
     tokenizer = model.tokenizer
     end_id = None if tokenizer is None else tokenizer.token_to_id(END_OF_TEXT)
     # the counterparts' own defaults for these are ids of other vocabularies
-    config |= {"bos_token_id": None, "eos_token_id": end_id, "pad_token_id": None}
+    config |= {"bos_token_id": None, "eos_token_id": end_id}
+    config.setdefault("pad_token_id", None)  # an encoder's says where its texts end
     dtype = next(model.module.parameters()).dtype
     config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

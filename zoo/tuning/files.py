@@ -26,14 +26,14 @@ from zoo.folder import (
     read_weights,
 )
 from zoo.tuning import adapt, share, trained
-from zoo.tuning.heads import HEADS, refit
+from zoo.tuning.heads import head_part, refit
 from zoo.tuning.ia3 import Ia3Linear
 from zoo.tuning.lora import LoraLinear
 
 PREFIX = "base_model.model."
 PROMPT = "prompt_embeddings"
 OURS = "TXZOO"
-CHANGES = "txzoo_config"  # a key that PEFT passes over
+CHANGES = "txzoo"  # a key that PEFT passes over
 MOST_SIZE = 1 << 16  # of an option; real ones are below a model's width
 METHODS = {
     "LORA": "lora",
@@ -191,9 +191,11 @@ def read(folder: Path, card: Card | None = None) -> Adapter:
     if not isinstance(changes, dict):
         raise ConfigError(f"{path}: {CHANGES} must be a table, got {changes!r}")
     whole = config.get("modules_to_save") or []
-    if not isinstance(whole, list) or not set(map(str, whole)) <= set(HEADS):
-        raise ConfigError(f"{path}: modules_to_save may name {' and '.join(HEADS)}, not {whole!r}")
-    return Adapter(method, options, tensors, folder, card, base, changes, tuple(whole))
+    if not isinstance(whole, list):
+        raise ConfigError(f"{path}: modules_to_save must be a list of names, got {whole!r}")
+    # PEFT names parts of heads that some models have; those meant are those whose tensors are here
+    here = tuple(str(part) for part in whole if any(n.startswith(f"{part}.") for n in tensors))
+    return Adapter(method, options, tensors, folder, card, base, changes, here)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -253,11 +255,20 @@ def apply(base: nn.Module, adapter: Adapter) -> nn.Module:
         WeightsError: the adapter does not fit the module; names the tensor and the shapes.
     """
     source = adapter.source
+    config: Any = getattr(base, "config", None)
+    if adapter.method == "prefix-tuning" and adapter.card is None and hasattr(config, "rope_theta"):
+        raise ConfigError(
+            f"{source} holds a prefix without a card of ours, and {type(base).__name__} turns keys "
+            "by their position: PEFT keeps them in another order of coordinates, so it would load "
+            "and compute something else. Train the prefix here"
+        )
     try:
         with torch.random.fork_rng(devices=[]):  # what it starts from is overwritten below
             module, fresh = refit(share(base), adapter.config)
             if left_out := [name for name in fresh if name not in adapter.whole]:
                 raise ConfigError(f"modules_to_save lacks {', '.join(left_out)}")
+            if other := [name for name in adapter.whole if head_part(module, name) != name]:
+                raise ConfigError(f"modules_to_save names {', '.join(other)}, which is no head")
             module = adapt(module, adapter.method, **adapter.options, fresh=adapter.whole)
     except (ConfigError, AttributeError) as error:  # a part that it lacks is an AttributeError
         raise WeightsError(f"{source} is not for this {type(base).__name__}: {error}") from error

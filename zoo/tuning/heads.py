@@ -15,6 +15,18 @@ from zoo.errors import ConfigError
 HEADS = ("head", "pooling")  # what stands behind the blocks and may be another
 
 
+def head_part(module: nn.Module, name: str) -> str | None:
+    """The part behind the blocks that a parameter belongs to, None for any other.
+
+    A module whose parts are called otherwise says so by a method `head_part(name)` of its own.
+    """
+    own = getattr(module, "head_part", None)
+    if own is not None:
+        return own(name)  # type: ignore[no-any-return]
+    first = name.split(".")[0]
+    return first if first in HEADS else None
+
+
 def refit(module: nn.Module, changes: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     """A module of a changed configuration, on the numbers of a trained one.
 
@@ -41,29 +53,32 @@ def refit(module: nn.Module, changes: Mapping[str, Any]) -> tuple[nn.Module, lis
         if type(value) is int and type(before) is int and value > before:
             raise ConfigError(f"{key}={value}: the trained model has {before}, it cannot grow")
     new = type(module)(old.from_dict(values))
-    trained, fresh = dict(module.named_parameters()), []
+    trained = dict(module.named_parameters())
+    fresh: list[str] = []
+    inner: list[str] = []
     same_head = all(getattr(old, k, 0) == getattr(new.config, k, 0) for k in ("head", "labels"))
     for name, parameter in new.named_parameters():
-        source = trained.get(name)
+        part, source = head_part(new, name), trained.get(name)
         if source is not None and _is_table_of_positions(source, parameter, old, new.config):
             source = nn.Parameter(source[: len(parameter)].detach().clone())
         if (
             source is None
             or source.shape != parameter.shape
-            or (name.startswith("head.") and not same_head)
+            or (part not in (None, "pooling") and not same_head)
         ):
-            fresh.append(name.split(".")[0])
+            if part is None:
+                inner.append(name.split(".")[0])
+            else:
+                fresh.append(part)
             continue
         owner, _, own = name.rpartition(".")
         setattr(new.get_submodule(owner), own, source)
-    fresh = list(dict.fromkeys(fresh))
-    inner = [name for name in fresh if name not in HEADS]
     if inner:
         raise ConfigError(
             f"{', '.join(f'{key}={value!r}' for key, value in changes.items())} asks for other "
-            f"weights than the trained model has: {', '.join(inner)}"
+            f"weights than the trained model has: {', '.join(dict.fromkeys(inner))}"
         )
-    return new.train(module.training), fresh
+    return new.train(module.training), list(dict.fromkeys(fresh))
 
 
 def _plain(value: Any) -> Any:

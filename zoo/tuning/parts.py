@@ -12,9 +12,12 @@ Targets = str | Sequence[str] | None
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The layers that a transformer repeats: the members of its longest `ModuleList`."""
+    """The layers that a transformer repeats: the members of its longest `ModuleList`.
+
+    Of several that are as long the last, which is the inner one where one holds another.
+    """
     lists = [list(part) for part in module.modules() if isinstance(part, nn.ModuleList)]
-    return max(lists, key=len, default=[])
+    return max(reversed(lists), key=len, default=[])
 
 
 def linears(module: nn.Module) -> dict[str, nn.Linear]:
