@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from zoo.tuning.parts import Targets, blocks, chosen, freeze, linears, sublayers
 
-QUERIES = ("q", "query", "q_proj", "q_lin", "query_proj")  # names of matrices that make queries alone
+# names of matrices that make queries alone
+QUERIES = ("q", "query", "q_proj", "q_lin", "query_proj")
 
 
 class Ia3Linear(nn.Linear):
