@@ -16,6 +16,9 @@ from zoo.attribution import Word
 _markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
 
 
+FAINT = 5  # percent of the strongest word: below it nothing can be seen
+
+
 def heading(title: str, summary: str) -> str:
     """The first heading of a page, and one line below it."""
     return f"<h1>{escape(title)}</h1><p>{escape(summary)}</p>"
@@ -67,10 +70,11 @@ def words(text: str, found: Sequence[Word], caption: str) -> str:
     parts, place = [], 0
     for word in found:
         share = round(100 * abs(word.score) / most)
-        side = "for" if word.score >= 0 else "against"
+        side = "zoo-for" if word.score >= 0 else "zoo-against"
+        kind = side if share >= FAINT else "zoo-faint"
         parts += [
             escape(text[place : word.start]),
-            f'<span class="zoo-{side}" style="--share: {share}%" title="{word.score:+.3f}">'
+            f'<span class="{kind}" style="--share: {share}%" title="{word.score:+.3f}">'
             f"{escape(text[word.start : word.end])}</span>",
         ]
         place = word.end

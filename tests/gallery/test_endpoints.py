@@ -4,15 +4,20 @@ import ast
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from zoo_gallery.snippets import http_snippet
+from zoo_gallery.state import Limits
+from zoo_gallery.views.text_classification import classifier
 
 import zoo
 from zoo.attention import token_labels
@@ -137,3 +142,18 @@ def test_the_example_of_the_docs_runs(app: Any, capsys: pytest.CaptureFixture[st
     space["client"].close()
     assert "The museum was built in" in capsys.readouterr().out
     assert set(space["weights"]) == {"tokens", "weights"}
+
+
+def test_only_what_the_model_warns_of_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(gr, "Warning", shown.append)
+
+    def model(text: str, top_k: int | None) -> list[dict[str, Any]]:
+        warnings.warn("a library's own business", DeprecationWarning, stacklevel=1)
+        warnings.warn("the text did not fit", stacklevel=1)
+        return [{"label": "joy", "score": 1.0}]
+
+    models = SimpleNamespace(get=lambda name, tell=None: model)
+    gallery: Any = SimpleNamespace(limits=Limits(), models=models)
+    assert classifier(gallery, zoo.info("emotion-encoder"))("a text") == {"joy": 1.0}
+    assert shown == ["the text did not fit"]

@@ -76,7 +76,8 @@ def classifier(gallery: Gallery, card: Card) -> Callable[..., dict[str, float]]:
                 warnings.simplefilter("always")
                 found = model(text, top_k=None)
             for warning in caught:
-                gr.Warning(str(warning.message))
+                if warning.category is UserWarning:  # others are of other threads and libraries
+                    gr.Warning(str(warning.message))
             return {entry["label"]: entry["score"] for entry in found}
 
     return classify
