@@ -98,7 +98,8 @@ def hook(event, arguments):
 sys.addaudithook(hook)
 """
 WAYS = """
-OURS_ONLY = ("speech-alibi", "speech-encoder")  # what no layout of transformers can hold
+# what no layout of transformers can hold
+OURS_ONLY = ("speech-alibi", "speech-encoder", "emotion-encoder")
 for name in zoo.list_models(bundled=True):
     model = zoo.load(name)
     options = {"max_new_tokens": 1} if model.pipeline == "text-generation" else {}
