@@ -59,17 +59,26 @@ def build(gallery: Gallery) -> gr.Blocks:
     """All pages of a gallery; one that cannot be built says why in its place."""
     demo = gr.Blocks(title="txzoo gallery", analytics_enabled=False, delete_cache=(DAY, DAY))
     broken: dict[str, str] = {}
-    for card in gallery.cards:
-        with demo.route(card.name, f"/{index.path(card)}", show_in_navbar=False):
+    paths = [_route(demo, card.name, index.path(card)) for card in gallery.cards]
+    others = (("compare", compare.page), ("train", train.page))
+    for name, _ in others:
+        _route(demo, LINKS[name], name)
+    with demo:  # entered once: whenever it is left, Gradio makes the whole application anew
+        for card, path in zip(gallery.cards, paths, strict=True):
+            demo.current_page = path
             if error := _page(demo, card.name, partial(model_page.page, gallery, card)):
                 broken[reference(card)] = error
-    for name, build_page in (("compare", compare.page), ("train", train.page)):
-        with demo.route(LINKS[name], f"/{name}", show_in_navbar=False):
+        for name, build_page in others:
+            demo.current_page = name
             _page(demo, LINKS[name], partial(build_page, gallery), name)
-    demo.current_page = ""  # the index comes last, so that it knows what is broken
-    with demo:
+        demo.current_page = ""  # the index comes last, so that it knows what is broken
         _page(demo, "Models", partial(index.page, gallery, broken), "./")
     return demo
+
+
+def _route(demo: gr.Blocks, title: str, path: str) -> str:
+    """Add an address; what Gradio calls it, which has addresses of its own."""
+    return demo.route(title, f"/{path}", show_in_navbar=False).current_page
 
 
 def _page(demo: gr.Blocks, title: str, fill: Callable[[], None], here: str = "") -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING
@@ -155,7 +156,9 @@ def test_who_watches_one_end_sees_the_next_begin(
     async def watch() -> list[list[object]]:
         return [parts async for parts in watched(mine, draw)]
 
-    drawn = asyncio.run(watch())
+    # a thread of its own: the browser of other tests leaves a loop running in this one
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(lambda: asyncio.run(watch())).result()
     assert drawn[0] == [first, "stopped"]
     assert drawn[1:] == [[mine.job, "running"], [mine.job, "stopped"]]
 
