@@ -13,10 +13,8 @@ MODELS := $(patsubst %/model.safetensors,%,$(wildcard plugins/*/models/*/model.s
 demo: $(STAMP)  ## run every bundled model once
 	$(BIN)/txzoo demo
 
-# the browser's tests run alone: what they wait for takes longer beside others
 test: $(STAMP) lint  ## lint, types and tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/gallery
-	$(BIN)/pytest tests/gallery
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -78,7 +78,7 @@ def build(gallery: Gallery) -> gr.Blocks:
 
 def _route(demo: gr.Blocks, title: str, path: str) -> str:
     """Add an address; what Gradio calls it, which has addresses of its own."""
-    return demo.route(title, f"/{path}", show_in_navbar=False).current_page
+    return str(demo.route(title, f"/{path}", show_in_navbar=False).current_page)
 
 
 def _page(demo: gr.Blocks, title: str, fill: Callable[[], None], here: str = "") -> str:

@@ -26,7 +26,7 @@ from zoo.errors import InputError
 from zoo.training import Recipe
 
 if TYPE_CHECKING:
-    from conftest import App
+    from conftest import App, Flaws
 
 PATIENCE = 60.0  # seconds; the machine may be busy
 ROW = {"step": 1, "loss": 2.5}
@@ -319,9 +319,9 @@ def test_the_table_holds_every_number_of_the_curve() -> None:
     assert found == ["Step", "Training loss (nats)", "Validation accuracy", *cells]
 
 
-def open_page(page: Page, app: "App", steps: int, theme: str = "light") -> Locator:
+def open_page(page: Page, app: "App", steps: int) -> Locator:
     """Open the page, ready to train; returns what it says."""
-    page.goto(f"{app.url}/train?__theme={theme}")
+    page.goto(f"{app.url}/train")
     train = page.get_by_role("button", name="Train", exact=True)
     expect(train).to_be_enabled(timeout=60_000)  # once it knows which data are at hand
     page.get_by_label("Steps").first.fill(str(steps))
@@ -402,22 +402,14 @@ def test_stop_and_a_killed_process_are_said(app: "App", page: Page) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_everybody_can_use_the_page(
-    app: "App", page: Page, violations: Callable[[Page], list[str]], theme: str
-) -> None:
-    line = open_page(page, app, 200, theme=theme)
+def test_everybody_can_use_the_page(app: "App", page: Page, flaws: "Flaws") -> None:
+    line = open_page(page, app, 500)
     page.get_by_role("button", name="Recipes that are not offered here").click()
-    assert violations(page) == []
+    assert flaws(page) == []
     page.get_by_role("button", name="Train", exact=True).click()
     expect(line).to_contain_text("is at step", timeout=60_000)
     page.get_by_role("button", name="The numbers of the curve").click()
-    for width in (1280, 320):
-        page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(500)  # colours fade in
-        assert violations(page) == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert flaws(page, 1) + flaws(page, 2) == []  # it has to run meanwhile
     page.get_by_role("button", name="Stop").click()
     expect(line).to_contain_text("was stopped")
-    page.wait_for_timeout(500)
-    assert violations(page) == []
+    assert flaws(page) == []
