@@ -47,12 +47,14 @@ class Architecture(Entry):
     Attributes:
         paper: where the idea comes from, as a link or an arXiv number.
         model_types: `model_type`s of the `transformers` checkpoints `from_transformers` reads.
+        pipeline: how such a checkpoint is called when its head does not say.
         tiny: values of small configs that the conformance kit tries, beside its own for the field's
             words; one for each variant that deserves it.
     """
 
     paper: str = ""
     model_types: tuple[str, ...] = ()
+    pipeline: str = "text-generation"
     tiny: tuple[Mapping[str, Any], ...] = field(default=({},), hash=False)
 
 

@@ -52,15 +52,11 @@ if TYPE_CHECKING:
 
 MOST_REASON = 200  # characters of somebody else's error
 USUAL_SIZE = 1 << 16  # no size up to this can fill a memory that holds the weights
-HEADS = {  # ends of the names of classes of `transformers`; all others continue texts
+HEADS = {  # ends of the names of classes of `transformers`; of others their architecture says
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForMaskedLM": "fill-mask",
 }
-ENCODERS = (  # `model_type`s that without such a head give vectors
-    *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra"),
-    *("modernbert", "mpnet", "roberta", "xlm-roberta"),
-)
 # what older checkpoints have in place of tokenizer.json
 VOCABULARY = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json")
 SPARE_NUMBERS = 1 << 26  # what a module may have beyond four times its weights
@@ -354,19 +350,22 @@ def _foreign_card(folder: Path, name: str, config: Mapping[str, Any]) -> Card:
     if path.is_file() and (text := read_text(path)).startswith("---"):
         source, prose = split_front_matter(text, path)
         theirs = parse_front_matter(source, path)
-    ours = {"name": name, "architecture": _reader_of(config["model_type"])}
+    reader = _reader_of(config["model_type"])
     license = str(theirs.get("license", "unknown"))
-    data = {"license": license, "pipeline_tag": _pipeline_of(config), "txzoo": ours}
+    data = {
+        "license": license,
+        "pipeline_tag": _pipeline_of(config, reader),
+        "txzoo": {"name": name, "architecture": reader},
+    }
     return Card(data=data, text=prose, path=path)
 
 
-def _pipeline_of(config: Mapping[str, Any]) -> str:
+def _pipeline_of(config: Mapping[str, Any], reader: str) -> str:
     """How a `transformers` checkpoint is called: by the head that its class's name ends in."""
     kinds = config.get("architectures")
     kind = str(kinds[0]) if isinstance(kinds, list) and kinds else ""
     found = [pipeline for head, pipeline in HEADS.items() if kind.endswith(head)]
-    usual = "feature-extraction" if config["model_type"] in ENCODERS else "text-generation"
-    return found[0] if found else usual
+    return found[0] if found else registry().architectures.get(reader).pipeline
 
 
 def _reader_of(model_type: str) -> str:

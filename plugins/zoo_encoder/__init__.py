@@ -16,6 +16,7 @@ def txzoo_architectures() -> Iterable[Architecture]:
             summary="BERT's encoder: every token sees every other; classify, tag, fill in, embed",
             paper="https://arxiv.org/abs/1810.04805",
             model_types=("bert",),
+            pipeline="feature-extraction",
             tiny=(
                 {"head": "classification", "labels": ["no", "yes"]},
                 {"head": "classification", "labels": ["a", "b", "c"], "pooling": "attention"},

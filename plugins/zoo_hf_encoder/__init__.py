@@ -40,6 +40,7 @@ def txzoo_architectures() -> Iterable[Architecture]:
             "of the Hub, computed by transformers: pip install 'txzoo[hf]'",
             paper="https://arxiv.org/abs/1907.11692",
             model_types=MODEL_TYPES,
+            pipeline="feature-extraction",
             tiny=(
                 {
                     "head": "classification",

@@ -23,9 +23,10 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 def export(model: Model | str | Path, folder: str | Path, format: str = "transformers") -> Path:
     """Write a model as a folder that another project opens without any code of ours.
 
-    For `transformers` that is `AutoModelForCausalLM.from_pretrained(folder)` and, for a model with
-    a tokenizer, `AutoTokenizer.from_pretrained(folder)`. The folder appears as a whole or not at
-    all; `transformers` itself is not needed to write it.
+    For `transformers` that is `from_pretrained(folder)` of the class that its `config.json` names
+    (for a decoder `AutoModelForCausalLM` finds it) and, for a model with a tokenizer,
+    `AutoTokenizer.from_pretrained(folder)`. The folder appears as a whole or not at all;
+    `transformers` itself is not needed to write it.
 
     Args:
         model: a model, or what `zoo.load` takes.
@@ -65,7 +66,7 @@ def _converted(model: Model) -> "tuple[dict[str, Any], dict[str, Tensor]]":
         name = type(module).__name__ if model.card is None else model.card.architecture
         others = [key for key, entry in registry().architectures.items() if entry.model_types]
         raise InputError(
-            f"{model.name} is a {name}, and transformers has no decoder that computes the same: "
+            f"{model.name} is a {name}, and transformers has no model that computes the same: "
             f"export a model of {' or '.join(others)}, or share this one as its own model folder "
             "(save_pretrained), which zoo.load reads anywhere"
         )
@@ -82,9 +83,9 @@ def _write(
 
     tokenizer = model.tokenizer
     end_id = None if tokenizer is None else tokenizer.token_to_id(END_OF_TEXT)
-    # the counterparts' own defaults for these are ids of other vocabularies
-    config |= {"bos_token_id": None, "eos_token_id": end_id}
-    config.setdefault("pad_token_id", None)  # an encoder's says where its texts end
+    # the counterparts' own defaults for these are ids of other vocabularies; an architecture that
+    # has such tokens in its config says which
+    config = {"bos_token_id": None, "eos_token_id": end_id, "pad_token_id": None} | config
     dtype = next(model.module.parameters()).dtype
     config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -98,6 +98,40 @@ def attend(
     )
 
 
+def attend_source(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention to a source that several rows share, as the beams of one sentence do.
+
+    The rows of one source stand side by side; they are its queries, and its keys and values are
+    not repeated for them. Letters besides: R rows, P sources, R a multiple of P.
+
+    Args:
+        q: queries (R, H, T, E).
+        k: keys (P, H, S, E).
+        v: values (P, H, S, E).
+        mask: boolean, True = may attend, broadcast to (P, 1, 1, S).
+        scale: as in `plain_attention`.
+        dropout: as in `plain_attention`.
+
+    Returns:
+        The mixed values (R, H, T, E).
+    """
+    R, H, T, E = q.shape
+    P = k.shape[0]
+    if R == P:
+        return attend(q, k, v, mask, scale=scale, dropout=dropout)
+    q = q.view(P, R // P, H, T, E).transpose(1, 2).reshape(P, H, -1, E)  # (P, H, K T, E)
+    mixed = attend(q, k, v, mask, scale=scale, dropout=dropout)
+    return mixed.view(P, H, R // P, T, E).transpose(1, 2).reshape(R, H, T, E)
+
+
 @contextmanager
 def record_attention() -> Iterator[list[Tensor]]:
     """Run attention by the plain path and collect its weights.

@@ -1,6 +1,7 @@
 """The key/value cache: memory taken once, filled a step at a time."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class Cache:
         *,
         padding: Tensor | None = None,
         like: Tensor | None = None,
-    ) -> "Cache":
+    ) -> Self:
         """A cache for a config: `n_layers`, `n_kv_heads` or `n_heads`, `d_head` or `d_model`.
 
         Args:
@@ -99,6 +100,27 @@ class Cache:
 
     def reorder(self, rows: Tensor) -> None:
         """Keep the rows (B,), in that order: how beam search moves its hypotheses."""
-        self.memory[..., : self.length, :] = self.memory[:, :, rows, :, : self.length]
+        filled = self.memory[..., : self.length, :]
+        filled.copy_(filled.index_select(2, rows))  # twice as fast as indexing
         if self.padding is not None:
             self.padding = self.padding[rows]
+
+
+class SourceCache(Cache):
+    """A cache for a decoder that looks at a source too, whose keys and values are computed once.
+
+    Several rows side by side may share one source: `reorder` moves rows among those of their own
+    source only, as beam search does, so that the source's part stays where it is.
+    """
+
+    def __init__(self, *sizes: int, **options: Any) -> None:
+        super().__init__(*sizes, **options)
+        self._sources: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def source(
+        self, layer: int, make: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values (P, H, S, E) of the source for a layer; `make` is called once for it."""
+        if layer not in self._sources:
+            self._sources[layer] = make()
+        return self._sources[layer]

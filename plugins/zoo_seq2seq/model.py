@@ -1,0 +1,522 @@
+"""An encoder-decoder: the encoder reads a source, the decoder writes a target that looks at it.
+
+Source:
+    Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, sections 3.1 to 3.5 and 5.4.
+
+The idea: the encoder sees all of the source at once and gives a vector for each of its tokens, the
+memory. The decoder writes one token after the other. In each of its layers a token looks back at
+what is written already (self-attention), then at the memory (source attention, or cross-attention:
+its queries come from the target, its keys and values from the source).
+
+Differences from the paper: the sines stand in the first half of a position and the cosines in the
+second, as in the authors' code and in Marian (Junczys-Dowmunt et al. 2018, arXiv:1804.00344), which
+is the paper's order of columns renumbered; linear layers of attention and the output have biases,
+as in Marian. By choice: the norm before each sublayer and at the end of each stack (Xiong et al.
+2020, arXiv:2002.04745), GELU or SiLU. The tests hold it equal to `MarianMTModel`.
+
+Letters: P sources, R targets (several to a source in beam search), S source length, T target
+length, D d_model, H heads, E d_head, F d_ff, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo import Config
+from zoo.convert import load_renamed
+from zoo.errors import ConfigError, ContextLengthError, WeightsError
+from zoo.nn import Cache, LayerNorm, SourceCache, attend, attend_source
+
+NORMS = ("post", "pre")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+FIRST_POSITIONS = 1024  # rows of the table of positions to begin with; it grows up to max_seq_len
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig(Config):
+    """Sizes of an encoder-decoder; one vocabulary for source and target.
+
+    A source is its tokens and `end_id`. A target is read as `start_id` and its tokens, and is to
+    give its tokens and `end_id`.
+    """
+
+    vocab_size: int
+    max_seq_len: int  # of a source and of a target
+    d_model: int
+    n_layers: int  # of the decoder
+    n_encoder_layers: int
+    n_heads: int
+    d_ff: int
+    norm: str = "post"  # or "pre"
+    activation: str = "relu"  # or "gelu", "silu"
+    dropout: float = 0.0  # on embeddings and on what a sublayer adds; 0.1 in the paper
+    norm_eps: float = 1e-5
+    pad_id: int = 0
+    start_id: int = 0  # Marian and T5 begin a target with their padding
+    end_id: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "max_seq_len", "d_model", "n_layers", "n_encoder_layers", "n_heads")
+        self.require_positive(*sizes, "d_ff")
+        self.require_divisible("d_model", "n_heads")
+        for name, choices in (("norm", NORMS), ("activation", tuple(ACTIVATIONS))):
+            if (value := getattr(self, name)) not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        for name in ("pad_id", "start_id", "end_id"):
+            if not 0 <= (value := getattr(self, name)) < self.vocab_size:
+                raise ConfigError(f"{name} must be a token, 0 to {self.vocab_size - 1}: {value}")
+        if self.end_id == self.pad_id:
+            raise ConfigError(f"end_id and pad_id are both {self.pad_id}: an end is no padding")
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Positions (Vaswani et al. 2017, section 3.5), as a table (length, width).
+
+    Column i of the first half holds sin(position / 10000^(2i/width)), the same column of the second
+    half the cosine: a clock with width/2 hands, each slower than the one before.
+    """
+    position = torch.arange(length, dtype=torch.float64)[:, None]  # (length, 1)
+    even = torch.arange(0, width, 2, dtype=torch.float64)  # 2i
+    angle = position / 10000 ** (even / width)  # (length, ceil(width / 2))
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)[:, :width].float()
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a text to itself."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
+        self.out = nn.Linear(config.d_model, config.d_model)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        causal: bool = False,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        R, T, D = x.shape
+        qkv = self.qkv(x).view(R, T, 3, self.n_heads, D // self.n_heads)  # (R, T, 3, H, E)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (R, H, T, E)
+        if cache is not None:
+            k, v = cache.update(layer, k, v)  # all so far
+        mixed = attend(q, k, v, mask, causal=causal)  # (R, H, T, E)
+        return self.out(mixed.transpose(1, 2).reshape(R, T, D))  # type: ignore[no-any-return]
+
+
+class SourceAttention(nn.Module):
+    """Multi-head attention of a target to its source: where to look while writing."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.query = nn.Linear(config.d_model, config.d_model)
+        self.key_value = nn.Linear(config.d_model, 2 * config.d_model)
+        self.out = nn.Linear(config.d_model, config.d_model)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        mask: Tensor | None,
+        cache: SourceCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        R, T, D = x.shape
+        q = self.query(x).view(R, T, self.n_heads, D // self.n_heads).transpose(1, 2)
+        if cache is None:
+            k, v = self.keys_values(memory)
+        else:
+            k, v = cache.source(layer, lambda: self.keys_values(memory))
+        mixed = attend_source(q, k, v, mask)  # (R, H, T, E)
+        return self.out(mixed.transpose(1, 2).reshape(R, T, D))  # type: ignore[no-any-return]
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """What every target of a source looks at, and every step of a target: (P, H, S, E) each."""
+        P, S, D = memory.shape
+        both = self.key_value(memory).view(P, S, 2, self.n_heads, D // self.n_heads)
+        k, v = both.permute(2, 0, 3, 1, 4)
+        return k, v
+
+
+class FeedForward(nn.Module):
+    """Each position on its own: widen to F, activation, back to D (section 3.3)."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.up = nn.Linear(config.d_model, config.d_ff)
+        self.down = nn.Linear(config.d_ff, config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
+
+
+class Residual(nn.Module):
+    """norm(x + sublayer(x)) (section 3.1), or with the norm before: x + sublayer(norm(x))."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.pre = config.norm == "pre"
+        self.norm = LayerNorm(config.d_model, config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.pre:
+            return x + self.dropout(sublayer(self.norm(x)))  # type: ignore[no-any-return]
+        return self.norm(x + self.dropout(sublayer(x)))  # type: ignore[no-any-return]
+
+
+class EncoderBlock(nn.Module):
+    """Every token of the source looks at all others, then each is changed on its own."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.residual_1 = Residual(config)
+        self.feed_forward = FeedForward(config)
+        self.residual_2 = Residual(config)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.residual_1(x, lambda x: self.attention(x, mask))
+        return self.residual_2(x, self.feed_forward)  # type: ignore[no-any-return]
+
+
+class DecoderBlock(nn.Module):
+    """A token looks back, then at the source, then is changed on its own."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.residual_1 = Residual(config)
+        self.source_attention = SourceAttention(config)
+        self.residual_2 = Residual(config)
+        self.feed_forward = FeedForward(config)
+        self.residual_3 = Residual(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        mask: Tensor | None,
+        source_mask: Tensor | None,
+        cache: SourceCache | None,
+        layer: int,
+    ) -> Tensor:
+        x = self.residual_1(x, lambda x: self.attention(x, mask, True, cache, layer))
+        x = self.residual_2(
+            x, lambda x: self.source_attention(x, memory, source_mask, cache, layer)
+        )
+        return self.residual_3(x, self.feed_forward)  # type: ignore[no-any-return]
+
+
+class Embedding(nn.Module):
+    """Token ids to vectors: the token's, times sqrt(D) (section 3.4), and the position's."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.max_len = config.max_seq_len
+        self.scale = math.sqrt(config.d_model)
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
+        table = sinusoids(min(self.max_len, FIRST_POSITIONS), config.d_model)
+        self.register_buffer("table", table, persistent=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
+        if length > len(self.table):
+            rows = min(2 * length, self.max_len)
+            self.table: Tensor = sinusoids(rows, self.weight.shape[1]).to(self.table)
+        x = F.embedding(ids, self.weight) * self.scale + F.embedding(positions, self.table)
+        return self.dropout(x)  # type: ignore[no-any-return]
+
+
+class Seq2Seq(nn.Module):
+    """Source and target ids to logits of the target's next tokens."""
+
+    config_class = Seq2SeqConfig
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.max_len = config.max_seq_len
+        D, pre = config.d_model, config.norm == "pre"
+        self.embedding = Embedding(config)  # of both texts, and the output matrix (section 3.4)
+        self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.n_encoder_layers))
+        self.encoder_norm = LayerNorm(D, config.norm_eps) if pre else None
+        self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))
+        self.decoder_norm = LayerNorm(D, config.norm_eps) if pre else None
+        self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Embeddings normal with deviation D^-0.5, so that the factor sqrt(D) makes them 1.
+
+        Matrices uniform after Glorot & Bengio 2010, eq. 16; queries, keys and values as if they
+        were one matrix (3 D, D), which keeps attention even at first. Biases 0.
+        """
+        D = self.config.d_model
+        for name, parameter in self.named_parameters():
+            if name == "embedding.weight":
+                nn.init.normal_(parameter, std=D**-0.5)
+            elif name.endswith(("qkv.weight", "query.weight", "key_value.weight")):
+                bound = math.sqrt(6 / (3 * D + D))
+                nn.init.uniform_(parameter, -bound, bound)
+            elif parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def encode(self, source: Tensor, real: Tensor | None = None) -> Tensor:
+        """Read sources.
+
+        Args:
+            source: token ids (P, S).
+            real: True where a token is no padding (P, S); all but `pad_id` unless given.
+
+        Returns:
+            The memory, a vector for each token (P, S, D); those of padding mean nothing.
+
+        Raises:
+            ContextLengthError: more tokens than `max_seq_len`.
+        """
+        S = source.shape[1]
+        if S > self.max_len:
+            raise ContextLengthError(
+                f"The source has {S} tokens with its end, this model has {self.max_len} positions: "
+                "give it in parts, such as its sentences"
+            )
+        real = source != self.config.pad_id if real is None else real
+        mask = real[:, None, None, :]  # (P, 1, 1, S): nobody looks at padding
+        x = self.embedding(source, torch.arange(S, device=source.device), S)  # (P, S, D)
+        for block in self.encoder:
+            x = block(x, mask)
+        return x if self.encoder_norm is None else self.encoder_norm(x)  # type: ignore[no-any-return]
+
+    def decode(
+        self,
+        ids: Tensor,
+        memory: Tensor,
+        real: Tensor | None,
+        cache: SourceCache | None = None,
+    ) -> Tensor:
+        """Logits of the next token at every position of targets.
+
+        Args:
+            ids: token ids (R, T), R a multiple of P, the R/P targets of a source side by side; with
+                a cache the continuation of what it holds. Padding stands on the right.
+            memory: what `encode` gave (P, S, D).
+            real: True where a token of the source is no padding (P, S); None when none is.
+            cache: keys and values so far, filled by T more columns; one serves one memory only.
+
+        Returns:
+            Logits (R, T, V).
+
+        Raises:
+            ContextLengthError: a position past `max_seq_len`.
+        """
+        T = ids.shape[1]
+        length = T if cache is None else cache.length + T
+        if length > self.max_len:
+            raise ContextLengthError(
+                f"The target has {length} tokens with its start, this model has {self.max_len} "
+                "positions: ask for fewer new tokens"
+            )
+        if cache is None:
+            positions, mask = torch.arange(T, device=ids.device)[None], None
+        else:
+            positions, mask = cache.positions(T), cache.mask(T)
+        source_mask = None if real is None else real[:, None, None, :]  # (P, 1, 1, S)
+        x = self.embedding(ids, positions, length)  # (R, T, D)
+        for layer, block in enumerate(self.decoder):
+            x = block(x, memory, mask, source_mask, cache, layer)
+        if cache is not None:
+            cache.advance(T)
+        x = x if self.decoder_norm is None else self.decoder_norm(x)
+        return F.linear(x, self.embedding.weight, self.output_bias)  # (R, T, V)
+
+    def forward(self, source: Tensor, ids: Tensor, real: Tensor | None = None) -> Tensor:
+        """Logits of targets (B, T, V), all positions at once.
+
+        Args:
+            source: token ids of the sources (B, S).
+            ids: token ids of the targets (B, T), each begun with `start_id`.
+            real: as in `encode`.
+
+        Raises:
+            ContextLengthError: a source or target longer than `max_seq_len`.
+        """
+        real = source != self.config.pad_id if real is None else real
+        return self.decode(ids, self.encode(source, real), real)
+
+    @classmethod
+    def from_transformers(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> "Seq2Seq":
+        """A Marian checkpoint: its `config.json` and its tensors, every one of which is used.
+
+        Raises:
+            ConfigError: a kind of Marian that this file is not.
+            WeightsError: a tensor is missing, left over, or not what it must be.
+        """
+        kind = (config.get("architectures") or [KIND])[0]
+        if kind != KIND:
+            raise ConfigError(f"{kind} is not read; read is {KIND}")
+        config = {"scale_embedding": False, **config}  # Marian's own default
+        for name, wanted in FIXED.items():
+            if config.get(name, wanted) != wanted:
+                raise ConfigError(f"Marian with {name}={config[name]!r} is not read")
+        for name, twin in TWINS.items():
+            if (config.get(twin) or config[name]) != config[name]:
+                both = f"{name}={config[name]!r} but {twin}={config[twin]!r}"
+                raise ConfigError(f"Marian with {both} is not read")
+        values = {ours: config[theirs] for ours, theirs in FIELDS.items()}
+        if values["activation"] == "swish":  # as Marian calls it
+            values["activation"] = "silu"
+        module = cls(Seq2SeqConfig.from_dict(values))
+        names = transformers_names(module.config)
+        load_renamed(module, joined(tensors, names.values()), names)
+        return module
+
+    def to_transformers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The same model as a Marian checkpoint: `config.json` and tensors.
+
+        Raises:
+            ConfigError: the norm stands before the sublayers, or has another epsilon than Marian's.
+        """
+        c = self.config
+        if c.norm != "post" or c.norm_eps != 1e-5:
+            raise ConfigError(
+                "Marian has its norm after each sublayer, with an epsilon of 1e-5; this model has "
+                f"norm={c.norm!r} and norm_eps={c.norm_eps}"
+            )
+        config = {
+            "model_type": "marian",
+            "architectures": [KIND],
+            "is_encoder_decoder": True,
+            "bos_token_id": None,
+            "forced_eos_token_id": None,
+            **FIXED,
+            **{theirs: getattr(c, ours) for ours, theirs in FIELDS.items()},
+        }
+        config |= {twin: config[name] for name, twin in TWINS.items()}
+        state, tensors = self.state_dict(), {}
+        for ours, theirs in transformers_names(c).items():
+            pieces = parts(theirs)
+            for name, part in zip(pieces, state[ours].chunk(len(pieces)), strict=True):
+                tensors[name] = part.contiguous()
+        tensors[BIAS] = tensors[BIAS][None]  # (1, V)
+        return config, tensors
+
+
+KIND = "MarianMTModel"
+SHARED, BIAS = "model.shared.weight", "final_logits_bias"
+COPIES = (  # further names that checkpoints hold the shared embeddings under
+    "model.encoder.embed_tokens.weight",
+    "model.decoder.embed_tokens.weight",
+    "lm_head.weight",
+)
+POSITIONS = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
+FIXED = {  # what a Marian may have otherwise
+    "scale_embedding": True,
+    "share_encoder_decoder_embeddings": True,
+    "tie_word_embeddings": True,
+    "static_position_embeddings": True,
+    "normalize_before": False,
+    "normalize_embedding": False,
+    "add_final_layer_norm": False,
+}
+FIELDS = {  # our words to Marian's
+    "vocab_size": "vocab_size",
+    "max_seq_len": "max_position_embeddings",
+    "d_model": "d_model",
+    "n_layers": "decoder_layers",
+    "n_encoder_layers": "encoder_layers",
+    "n_heads": "decoder_attention_heads",
+    "d_ff": "decoder_ffn_dim",
+    "activation": "activation_function",
+    "dropout": "dropout",
+    "pad_id": "pad_token_id",
+    "start_id": "decoder_start_token_id",
+    "end_id": "eos_token_id",
+}
+TWINS = {  # a second size that Marian has, and this file has not
+    "vocab_size": "decoder_vocab_size",
+    "decoder_attention_heads": "encoder_attention_heads",
+    "decoder_ffn_dim": "encoder_ffn_dim",
+}
+
+
+def transformers_names(config: Seq2SeqConfig) -> dict[str, str]:
+    """Our parameter names to Marian's; what is one matrix here stands as `qkv_proj`, `kv_proj`."""
+    names = {"embedding.weight": SHARED, "output_bias": BIAS}
+    own = {"attention.qkv": "self_attn.qkv_proj", "attention.out": "self_attn.out_proj"}
+    own |= {"residual_1.norm": "self_attn_layer_norm"}
+    cross = {
+        "source_attention.query": "encoder_attn.q_proj",
+        "source_attention.key_value": "encoder_attn.kv_proj",
+        "source_attention.out": "encoder_attn.out_proj",
+        "residual_2.norm": "encoder_attn_layer_norm",
+    }
+    last = {"feed_forward.up": "fc1", "feed_forward.down": "fc2"}
+    stacks = {
+        "encoder": (config.n_encoder_layers, own | last | {"residual_2.norm": "final_layer_norm"}),
+        "decoder": (config.n_layers, own | cross | last | {"residual_3.norm": "final_layer_norm"}),
+    }
+    for stack, (n_layers, pairs) in stacks.items():
+        for layer in range(n_layers):
+            for ours, theirs in pairs.items():
+                for kind in ("weight", "bias"):
+                    names[f"{stack}.{layer}.{ours}.{kind}"] = (
+                        f"model.{stack}.layers.{layer}.{theirs}.{kind}"
+                    )
+    return names
+
+
+def parts(theirs: str) -> list[str]:
+    """The tensors of a checkpoint that one of ours is made of, one below the other."""
+    for kinds in ("qkv", "kv"):
+        if f".{kinds}_proj." in theirs:
+            return [theirs.replace(f".{kinds}_proj.", f".{kind}_proj.") for kind in kinds]
+    return [theirs]
+
+
+def joined(tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+    """A checkpoint with q, k and v in one, and without its copies and its tables of positions.
+
+    Raises:
+        WeightsError: a part is missing, a copy is none, or the positions are not sinusoidal.
+    """
+    found = dict(tensors)
+    copies = [found.pop(name) for name in COPIES if name in found]
+    if copies and not all(
+        torch.equal(copy, found.setdefault(SHARED, copies[0])) for copy in copies
+    ):
+        raise WeightsError(f"{', '.join(COPIES)} and {SHARED} differ: they must be one matrix")
+    for name in POSITIONS:
+        table = found.pop(name, None)
+        if table is None:
+            continue
+        # float16 of numbers up to 1 is off by 5e-4 at most
+        if table.dim() != 2 or not (table - sinusoids(*table.shape)).abs().max() < 1e-3:
+            raise WeightsError(f"{name} is not the table of sinusoidal positions")
+    for name in wanted:
+        pieces = parts(name)
+        if len(pieces) > 1:
+            if missing := [piece for piece in pieces if piece not in found]:
+                raise WeightsError(f"The checkpoint lacks {', '.join(missing)}")
+            found[name] = torch.cat([found.pop(piece) for piece in pieces])
+    if BIAS in found:
+        found[BIAS] = found[BIAS].flatten()  # Marian's is (1, V)
+    return found
