@@ -39,6 +39,11 @@ STYLES: tuple[dict[str, Any], ...] = (
 )
 GLOW = "#2A8FD0"  # of attention; its contrast is above 3 to 1 on white and on near-black
 LABEL_INCHES = 0.125  # room of one token's label at 7 points
+# who looks at what in a map of attention: in one text, and from a text to its source
+AXES = (
+    ("the token that looks", "the token it looks at"),
+    ("the word that is written", "the word of the source that is looked at"),
+)
 SHADES = [0, 0.05, 0.2, 0.5, 1]  # attention weights named beside a heatmap
 PIXELS = 96  # of an inch, as CSS counts
 MOST_LOG = 1 << 26  # characters of a training log; one of a million lines has as many
@@ -287,31 +292,35 @@ def scatter(points: Mapping[str, Point], *, x: str, y: str) -> "Figure":
     return figure
 
 
-def heatmap(weights: Any, tokens: Sequence[str], title: str = "") -> "Figure":
+def heatmap(
+    weights: Any, tokens: Sequence[str], title: str = "", columns: Sequence[str] = ()
+) -> "Figure":
     """The attention of one head: a row for each token that looks, a column for each it looks at.
 
     Args:
-        weights: (T, T), each row summing to 1.
+        weights: (T, T) or (T, S), each row summing to 1.
         tokens: T labels, as `zoo.attention.token_labels` gives them.
         title: stands above it.
+        columns: S labels, where a source is looked at; the tokens again unless given.
 
     Raises:
         InputError: there is no token, or not one for each row and column.
         MissingExtraError: matplotlib is not installed.
     """
-    T = len(tokens)
-    if not T or tuple(weights.shape) != (T, T):
-        raise InputError(f"{T} tokens need {T} x {T} weights, got {tuple(weights.shape)}")
-    side = min(max(2.5, LABEL_INCHES * T), 6.0)
+    T, S = len(tokens), len(columns or tokens)
+    if not T or tuple(weights.shape) != (T, S):
+        raise InputError(f"{T} tokens need {T} x {S} weights, got {tuple(weights.shape)}")
+    side = min(max(2.5, LABEL_INCHES * max(T, S)), 6.0)
     figure = _figure(side + 2.0, side + 1.5)
     from matplotlib.colors import LinearSegmentedColormap
 
     # from nothing at all to blue: the paper of the page shows through where there is no attention
     colours = LinearSegmentedColormap.from_list("attention", [f"{GLOW}00", f"{GLOW}ff"])
     panel = figure.subplots()
-    image = draw_weights(panel, weights, tokens, side=side, cmap=colours)
-    panel.set_ylabel("the token that looks", fontsize=9, color=INK)
-    panel.set_xlabel("the token it looks at", fontsize=9, color=INK)
+    image = draw_weights(panel, weights, tokens, side=side, cmap=colours, columns=columns)
+    looking, seen = AXES[bool(columns)]
+    panel.set_ylabel(looking, fontsize=9, color=INK)
+    panel.set_xlabel(seen, fontsize=9, color=INK)
     panel.set_title(title, fontsize=10, color=INK, parse_math=False, wrap=True)
     bar = figure.colorbar(image, ax=panel, shrink=0.6, pad=0.02, ticks=SHADES)
     bar.set_label("attention weight", fontsize=8, color=INK)
@@ -329,42 +338,46 @@ def draw_weights(
     cmap: Any,
     left: bool = True,
     below: bool = True,
+    columns: Sequence[str] = (),
 ) -> "AxesImage":
     """Draw one head's weights into a panel, its tokens along the edges.
 
     Args:
         panel: where.
-        weights: (T, T), an array or a tensor.
+        weights: (T, T) or (T, S), an array or a tensor.
         tokens: T labels.
         side: inches of the panel: how many labels have room.
         cmap: colours of the weights from 0 to 1.
         left: whether the rows are labelled.
         below: whether the columns are labelled.
+        columns: S labels; the tokens again unless given.
 
     Returns:
         The image, for a colour bar.
     """
     from matplotlib.colors import PowerNorm
 
-    T = len(tokens)
-    every = math.ceil(T * LABEL_INCHES / side)  # label each token, or every so manyth
-    ticks = range(0, T, every)
-    names = [tokens[tick] for tick in ticks]
+    columns = columns or tokens
+    T, S = len(tokens), len(columns)
+    every = math.ceil(max(T, S) * LABEL_INCHES / side)  # label each token, or every so manyth
+    rows, across = range(0, T, every), range(0, S, every)
     values = weights.cpu().numpy() if hasattr(weights, "cpu") else weights
     # the square root shows small weights too; the bar beside says what a colour means
     norm = PowerNorm(0.5, vmin=0, vmax=1)
     image = panel.imshow(values, cmap=cmap, norm=norm, aspect="equal", interpolation="none")
     # a dollar sign is a token, not a formula
     style: dict[str, Any] = {"fontsize": 7, "parse_math": False, "color": INK}
-    panel.set_xticks(ticks if below else [], names if below else [], rotation=90, **style)
-    panel.set_yticks(ticks if left else [], names if left else [], **style)
+    panel.set_xticks(
+        across if below else [], columns[::every] if below else [], rotation=90, **style
+    )
+    panel.set_yticks(rows if left else [], tokens[::every] if left else [], **style)
     panel.tick_params(length=2, color=INK)
     for spine in panel.spines.values():
         spine.set_edgecolor(INK)
     if every == 1:  # lines between cells, to follow a row from its label
-        edges = [tick + 0.5 for tick in range(T - 1)]
-        panel.vlines(edges, -0.5, T - 0.5, color=INK, alpha=0.12, linewidth=0.5)
-        panel.hlines(edges, -0.5, T - 0.5, color=INK, alpha=0.12, linewidth=0.5)
+        between, down = ([edge + 0.5 for edge in range(n - 1)] for n in (S, T))
+        panel.vlines(between, -0.5, T - 0.5, color=INK, alpha=0.12, linewidth=0.5)
+        panel.hlines(down, -0.5, S - 0.5, color=INK, alpha=0.12, linewidth=0.5)
     return image
 
 

@@ -162,7 +162,8 @@ def generate(
     """Continue prompts, all in one batch.
 
     Args:
-        module: a decoder in evaluation mode.
+        module: a decoder in evaluation mode; one that looks at sources has a `cache_class`, and
+            `texts(rows)`, the source of each row.
         prompts: token ids, of any lengths.
         options: how to decode.
         end_id: the token that ends a text.
@@ -318,7 +319,9 @@ class _CachedRows:
         self.module = module
         self.texts = texts
         self.ids = torch.tensor(padded, device=like.device)  # (R, T)
-        self.cache = Cache.of(
+        # a decoder that looks at a source says which cache it wants, and what a row is written from
+        self.written_from = getattr(module, "texts", lambda rows: texts)(len(texts))
+        self.cache = getattr(module, "cache_class", Cache).of(
             module.config,
             len(texts),
             longest + new - 1,
@@ -346,7 +349,7 @@ class _WholeRows:
     def __init__(self, module: nn.Module, texts: list[list[int]]) -> None:
         device = next(module.parameters()).device
         self.module = module
-        self.texts = texts
+        self.texts = self.written_from = texts
         self.ids = [torch.tensor(text, device=device) for text in texts]
 
     def first(self) -> Tensor:
@@ -402,7 +405,7 @@ class _Draw:
     would have alone; copies of a text use one stream each.
     """
 
-    def __init__(self, options: GenerationOptions, texts: list[list[int]]) -> None:
+    def __init__(self, options: GenerationOptions, texts: Sequence[Sequence[int]]) -> None:
         seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
         copies: Counter[tuple[int, ...]] = Counter()
         self.streams = []
@@ -431,7 +434,7 @@ def _tokens(
     """One token for each row, `new` times, greedily or drawn."""
     penalty = options.repetition_penalty
     repetition = None if penalty == 1 else _Repetition(penalty, rows)
-    draw = _Draw(options, rows.texts) if options.samples else None
+    draw = _Draw(options, rows.written_from) if options.samples else None
     scores = rows.first()
     for left in range(new - 1, -1, -1):
         if repetition is not None:

@@ -46,6 +46,21 @@ CORE = Plugin(
                 target="zoo.pipelines.feature_extraction:FeatureExtraction",
                 summary="Makes a text a vector",
             ),
+            Pipeline(
+                "text2text-generation",
+                target="zoo.pipelines.text2text:Text2Text",
+                summary="Makes a text another text",
+            ),
+            Pipeline(
+                "translation",
+                target="zoo.pipelines.text2text:Translation",
+                summary="Translates a text",
+            ),
+            Pipeline(
+                "summarization",
+                target="zoo.pipelines.text2text:Text2Text",
+                summary="Makes a long text a short one",
+            ),
         ),
         "tunings": tuple(
             Tuning(name, target=f"zoo.tuning.{target}", summary=summary)

@@ -28,4 +28,12 @@ def txzoo_gallery_views() -> Iterable[View]:
             target="zoo_gallery.views.text_classification:view",
             summary="Shows each label's probability as a bar",
         ),
+        *(
+            View(
+                pipeline,
+                target="zoo_gallery.views.text2text:view",
+                summary="Makes a text of another and lists what came close",
+            )
+            for pipeline in ("translation", "summarization", "text2text-generation")
+        ),
     ]

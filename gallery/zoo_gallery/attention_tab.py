@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from zoo import Card
-from zoo.attention import token_labels
+from zoo.attention import alignment, token_labels
 from zoo.charts import heatmap, svg
 from zoo.errors import InputError, ZooError
 from zoo.folder import CONFIG, read_config
@@ -49,7 +49,7 @@ def _drawer(gallery: Gallery, card: Card) -> Callable[..., Any]:
 
     def draw(text: str, layer: int, head: int) -> tuple[Any, Any, str, str]:
         try:
-            tokens, maps = look(gallery, card, text)
+            tokens, columns, maps = look(gallery, card, text)
         except ZooError as error:
             return gr.skip(), gr.skip(), markup.error(str(error)), ""
         layer = min(layer, len(maps))
@@ -59,8 +59,8 @@ def _drawer(gallery: Gallery, card: Card) -> Callable[..., Any]:
         return (
             gr.Radio(numbers(len(maps)), value=layer),
             gr.Radio(numbers(len(maps[layer - 1])), value=head),
-            markup.figure(svg(heatmap(shown, tokens), f"Attention of {title}")),
-            numbers_table(shown.tolist(), tokens, title),
+            markup.figure(svg(heatmap(shown, tokens, columns=columns), f"Attention of {title}")),
+            numbers_table(shown.tolist(), tokens, title, columns),
         )
 
     return draw
@@ -70,21 +70,28 @@ def _asker(gallery: Gallery, card: Card) -> Callable[..., Any]:
     """The endpoint behind the tab."""
 
     def attention(text: str, layer: int = 1, head: int = 1) -> dict[str, Any]:
-        """The attention weights of one head: a row for each token, each row sums to 1."""
+        """The attention weights of one head: a row for each token, each row sums to 1.
+
+        Of a model that makes a text of another: a row for each word it writes.
+        """
         with telling():
-            tokens, maps = look(gallery, card, text)
+            tokens, columns, maps = look(gallery, card, text)
             if not (1 <= layer <= len(maps) and 1 <= head <= len(maps[layer - 1])):
                 raise InputError(
                     f"There is no layer {layer}, head {head}: {card.name} has {len(maps)} layers "
                     f"of {len(maps[0])} heads, counted from 1"
                 )
-            return {"tokens": tokens, "weights": maps[layer - 1][head - 1].tolist()}
+            found = {"tokens": tokens, "weights": maps[layer - 1][head - 1].tolist()}
+            return {**found, "source": columns} if columns else found
 
     return attention
 
 
-def look(gallery: Gallery, card: Card, text: str) -> tuple[list[str], Any]:
-    """The tokens of a text, and for each layer the weights (H, T, T).
+def look(gallery: Gallery, card: Card, text: str) -> tuple[list[str], list[str], Any]:
+    """The T tokens of a text, nothing, and for each layer the weights (H, T, T).
+
+    Of a model that makes a text of another: the T words that it writes, the S words of the text,
+    and for each layer (H, T, S).
 
     Raises:
         ZooError: a text that is empty or too long, or a model that does not load.
@@ -95,23 +102,32 @@ def look(gallery: Gallery, card: Card, text: str) -> tuple[list[str], Any]:
     count, most = len(encode(tokenizer, text)), gallery.limits.attention_tokens
     if count > most:
         raise InputError(f"The text has {count} tokens; a map of at most {most} is drawn")
+    if hasattr(model.module, "decode"):
+        found = alignment(model, text)
+        return found.target, found.source, found.layers
     maps = model.attention(text)
     if not maps:
         raise InputError(f"{card.name} keeps no attention weights: it does not use zoo.nn.attend")
-    return token_labels(tokenizer, text), maps
+    return token_labels(tokenizer, text), [], maps
 
 
-def numbers_table(weights: Sequence[Sequence[float]], tokens: Sequence[str], title: str) -> str:
+def numbers_table(
+    weights: Sequence[Sequence[float]],
+    tokens: Sequence[str],
+    title: str,
+    columns: Sequence[str] = (),
+) -> str:
     """The weights as a table; what a token cannot see, because it comes later, is left empty."""
     numbered = [f"{place} {token}" for place, token in enumerate(tokens, start=1)]
+    seen = [f"{place} {word}" for place, word in enumerate(columns, start=1)] or numbered
     rows = [
         [
             numbered[row],
-            *(f"{w:.2f}" if w or column <= row else "" for column, w in enumerate(line)),
+            *(f"{w:.2f}" if w or columns or column <= row else "" for column, w in enumerate(line)),
         ]
         for row, line in enumerate(weights)
     ]
-    return markup.table(f"Attention weights, {title}", ["The token that looks", *numbered], rows)
+    return markup.table(f"Attention weights, {title}", ["The token that looks", *seen], rows)
 
 
 def sizes(card: Card) -> tuple[int, int]:

@@ -61,9 +61,12 @@ def test_the_core_brings_its_pipeline_without_any_plugin(site: Path) -> None:
     assert zoo.list_pipelines() == [
         "feature-extraction",
         "fill-mask",
+        "summarization",
         "text-classification",
         "text-generation",
+        "text2text-generation",
         "token-classification",
+        "translation",
     ]
     assert registry().pipelines.get("txzoo:text-generation").target.startswith("zoo.pipelines.")
     assert zoo.list_plugins() == []

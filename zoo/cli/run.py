@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @click.option("--top-p", type=float, metavar="P", help="Draw among the best that reach P.")
 @click.option("--repetition-penalty", type=float, metavar="R", help="Above 1, repeat less.")
 @click.option("--num-beams", type=int, metavar="N", help="Search with so many hypotheses.")
+@click.option("--length-penalty", type=float, metavar="P", help="Of beams: above 1, longer ones.")
+@click.option("--num-return-sequences", type=int, metavar="N", help="So many answers, best first.")
 @click.option("--seed", type=int, help="Of the draws; the same again gives the same text.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before it; may be repeated.")
 @output.json_option
@@ -39,16 +41,48 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     import zoo
 
     model = zoo.load(ref)
+    if hasattr(model.module, "decode"):
+        return _make(model, prompt, given, as_json)
     if model.pipeline != "text-generation":
         return _say(model, prompt, given, as_json)
     if as_json:
         text = model(prompt, **given)
         return output.print_json({"model": model.name, "prompt": prompt, "generated_text": text})
+    if given.get("num_return_sequences", 1) > 1:
+        for text in model(prompt, **given):
+            click.echo(text)
+        return None
     if given.get("num_beams", 1) > 1:  # what comes first is known only at the end
         pieces = iter([model(prompt, return_full_text=False, **given)])
     else:
         pieces = model(prompt, stream=True, return_full_text=False, **given)
     click.echo(output.styled(prompt, bold=True), nl=False)
+    try:
+        for piece in pieces:
+            click.echo(piece, nl=False)
+    finally:
+        click.echo()
+
+
+def _make(model: "Model", text: str, options: dict[str, Any], as_json: bool) -> None:
+    """Show what an encoder-decoder makes of a text: one answer as it is written, or several."""
+    several = options.get("num_return_sequences", 1) > 1 or options.get("num_beams", 1) > 1
+    found: list[dict[str, Any]] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if several or as_json:
+            found = model(text, return_scores=True, **options)
+        else:
+            pieces = model(text, stream=True, **options)
+    for warning in caught:
+        click.echo(f"Warning: {warning.message}", err=True)
+    if as_json:
+        return output.print_json({"model": model.name, "text": text, "answers": found})
+    if len(found) > 1 and found[0]["score"] is not None:
+        rows = [(f"{answer['score']:.3f}", answer["text"]) for answer in found]
+        return output.print_table(("score", "text"), rows, right=("score",))
+    if found:
+        return click.echo("\n".join(answer["text"] for answer in found))
     try:
         for piece in pieces:
             click.echo(piece, nl=False)
@@ -102,19 +136,25 @@ def read_text(argument: str | None, usage: str) -> str:
 @click.argument("ref")
 @click.argument("text")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="map.png or map.svg.")
-def attention(ref: str, text: str, out: Path) -> None:
+@click.option("--target", help="What a translator's text is aligned with; its own unless given.")
+def attention(ref: str, text: str, out: Path, target: str | None) -> None:
     """Draw which token of a text looks at which.
 
-    One panel for each layer and head. TEXT may be - for standard input.
+    One panel for each layer and head. TEXT may be - for standard input. For a model that makes a
+    text of another, the words it writes against the words of TEXT.
     """
     text = read_text(text, f"txzoo attention {ref} TEXT --out {out}")
     import zoo
-    from zoo.attention import draw, token_labels
+    from zoo.attention import alignment, draw, token_labels
     from zoo.pipelines import tokenizer_of
 
     model = zoo.load(ref)
-    maps = model.attention(text)
-    draw(maps, token_labels(tokenizer_of(model), text), out, title=f"{model.name}: {text}")
+    if target is None and not hasattr(model.module, "decode"):
+        maps, rows, columns = model.attention(text), token_labels(tokenizer_of(model), text), []
+    else:
+        found = alignment(model, text, target)
+        maps, rows, columns = found.layers, found.target, found.source
+    draw(maps, rows, out, title=f"{model.name}: {text}", columns=columns)
     heads = max(map(len, maps))
     click.echo(f"{out}: {plural(len(maps), 'layer')} of {plural(heads, 'head')}")
 
@@ -159,6 +199,7 @@ def explain(ref: str, text: str, method: str, label: str | None, words: int, as_
 def export(ref: str, format: str, out: Path) -> None:
     """Write a model as a folder that another project opens."""
     from zoo.export import export as write
+    from zoo.folder import read_config
 
-    write(ref, out, format)
-    click.echo(f"{out}: AutoModelForCausalLM.from_pretrained({str(out)!r}) opens it")
+    (kind,) = read_config(write(ref, out, format))["architectures"]
+    click.echo(f"{out}: transformers.{kind}.from_pretrained({str(out)!r}) opens it")

@@ -121,9 +121,9 @@ def pad(rows: Sequence[Sequence[int] | Ids], pad_id: int) -> tuple[Tensor, Tenso
     """Token ids (B, T) padded on the right, and where they are real (B, T)."""
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.full((len(rows), int(lengths.max())), pad_id)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.as_tensor(row)
-    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+    real = torch.arange(ids.shape[1]) < lengths[:, None]
+    ids[real] = torch.from_numpy(np.concatenate(rows)).long()  # in reading order
+    return ids, real
 
 
 def by_length(lengths: Sequence[int], tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:

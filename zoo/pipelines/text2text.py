@@ -1,0 +1,282 @@
+"""Text to text: a source, and the text that an encoder-decoder makes of it.
+
+Letters: P sources, R rows, S source length, T target length.
+"""
+
+import dataclasses
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ContextLengthError, InputError
+from zoo.generation import GenerationOptions, generate, stream
+from zoo.nn import SourceCache
+from zoo.pipelines import tokenizer_of
+from zoo.pipelines.reading import Reader, by_length, pad
+from zoo.pipelines.text_generation import Pieces, find_stop
+
+if TYPE_CHECKING:
+    from zoo.model import Model
+
+# where a sentence ends: a sign, quotes and brackets that close, a blank; or a line
+SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|\n+")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One answer to a source.
+
+    Attributes:
+        text: what was written.
+        score: of beam search, its log-probability over its length to the `length_penalty`; None
+            for greedy decoding and sampling.
+    """
+
+    text: str
+    score: float | None = None
+
+
+class Text2Text:
+    """Calls an encoder-decoder with texts.
+
+    Args:
+        model: its module has `encode` and `decode`, its config `pad_id`, `start_id` and `end_id`.
+
+    Raises:
+        InputError: the model has no tokenizer, or no encoder and decoder.
+    """
+
+    def __init__(self, model: "Model") -> None:
+        if not hasattr(model.module, "encode") or not hasattr(model.module, "decode"):
+            raise InputError(
+                f"{model.name} ({type(model.module).__name__}) is no encoder-decoder: it has no "
+                "encode and decode"
+            )
+        self.name, self.config = model.name, model.config
+        self.module: Any = model.module
+        self.tokenizer = tokenizer_of(model)
+        self.reader = Reader(self.tokenizer, sys.maxsize)
+
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        *,
+        stream: bool = False,
+        return_scores: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Make a text of a source, or of several in batches.
+
+        Args:
+            texts: a source, or a list of sources.
+            stream: give pieces as they are written; joined they are what is returned without.
+            return_scores: give `{"text": ..., "score": ...}` in place of each answer, and always a
+                list of answers; the score is that of `Candidate`.
+            **options: the fields of `zoo.generation.GenerationOptions`; greedy unless they say
+                otherwise. Without `max_new_tokens` at most twice the source's tokens and ten more.
+
+        Returns:
+            A text for a text, a list for a list; with `num_return_sequences` above 1 a list of
+            answers in place of each text, best first; with `stream` an iterator of pieces.
+
+        Raises:
+            InputError: an empty source, an unknown option or a value out of range.
+            ContextLengthError: a source has more tokens than the model has positions.
+        """
+        settings = GenerationOptions.from_dict(options)
+        if stream:
+            if isinstance(texts, list | tuple):
+                raise InputError("stream=True writes one text: give one source, not a list")
+            return self._pieces(texts, settings)  # type: ignore[arg-type]
+        many = isinstance(texts, list | tuple)
+        sources: Any = texts if many else [texts]
+        found = self.candidates(sources, settings)
+        if return_scores:
+            scored = [[vars(candidate) for candidate in group] for group in found]
+            return scored if many else scored[0]
+        answers = [[candidate.text for candidate in group] for group in found]
+        if settings.num_return_sequences > 1:
+            return answers if many else answers[0]
+        return [group[0] for group in answers] if many else answers[0][0]
+
+    def candidates(self, texts: Sequence[str], options: GenerationOptions) -> list[list[Candidate]]:
+        """The `num_return_sequences` answers to each source, best first, with their scores.
+
+        Raises:
+            InputError: an empty source.
+            ContextLengthError: a source has more tokens than the model has positions.
+
+        Warns:
+            UserWarning: a source was taken apart into sentences.
+        """
+        parts = self.parts(texts)
+        rows = [row for group in parts for row in group]
+        written = self._written(rows, options)
+        found = []
+        for group in parts:
+            answers, written = written[: len(group)], written[len(group) :]
+            found.append([joined(choice) for choice in zip(*answers, strict=True)])
+        return found
+
+    def parts(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        """The token ids of each source, in one part or, where it does not fit, in several."""
+        found = []
+        for row in self.reader(texts):
+            if self.fits(row.ids):
+                found.append([row.ids])
+                continue
+            found.append([part.ids for part in self.reader(self.take_apart(row.text))])
+            for ids in found[-1]:
+                if not self.fits(ids):
+                    raise ContextLengthError(
+                        f"The text has {len(ids)} tokens in one piece, {self.name} reads "
+                        f"{self.module.max_len}: shorten it, or end its sentences with a full stop"
+                    )
+        taken_apart = [len(group) for group in found if len(group) > 1]
+        if taken_apart:
+            what = "The text" if len(texts) == 1 else f"{len(taken_apart)} of {len(texts)} texts"
+            warnings.warn(
+                f"{what} did not fit into the {self.module.max_len} tokens that {self.name} reads: "
+                f"read as {sum(taken_apart):,} sentences, each on its own",
+                stacklevel=4,  # where the model is called
+            )
+        return found
+
+    def fits(self, ids: Sequence[int]) -> bool:
+        """Whether the model has positions for a source."""
+        most = self.module.max_len
+        return most is None or len(ids) <= most
+
+    def take_apart(self, text: str) -> list[str]:
+        """What a source that does not fit is read as; itself where parts mean little alone."""
+        return [text]
+
+    def _written(
+        self, rows: Sequence[list[int]], options: GenerationOptions
+    ) -> list[list[Candidate]]:
+        """The answers to sources of token ids, in batches of like length."""
+        copies = options.num_return_sequences
+        found: dict[int, list[Candidate]] = {}
+        for places in by_length([len(row) for row in rows]):
+            given = Given(self.module, [rows[place] for place in places])
+            generation = generate(
+                given,
+                given.prompts,
+                self._bounded(given, options),
+                end_id=self.config.end_id,
+                tokenizer=self.tokenizer,
+            )
+            scores: Sequence[float | None] = generation.scores or [None] * len(generation.ids)
+            for index, place in enumerate(places):
+                mine = slice(index * copies, (index + 1) * copies)
+                found[place] = [
+                    Candidate(self._text(ids, options.stop), score)
+                    for ids, score in zip(generation.ids[mine], scores[mine], strict=True)
+                ]
+        return [found[place] for place in range(len(rows))]
+
+    def _bounded(self, given: "Given", options: GenerationOptions) -> GenerationOptions:
+        """The options with a length where they have none."""
+        if options.max_new_tokens is not None:
+            return options
+        length = 2 * given.real.shape[1] + 10
+        return dataclasses.replace(options, max_new_tokens=min(length, given.max_len or length))
+
+    def _text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
+        text: str = self.tokenizer.decode(list(ids))
+        return text[: find_stop(text, stops)]
+
+    def _pieces(self, text: str, options: GenerationOptions) -> Iterator[str]:
+        """Check everything now, write when asked."""
+        if options.stop:
+            raise InputError("stop and stream do not go together here: leave one out")
+        (parts,) = self.parts([text])
+        streams = []
+        for ids in parts:
+            given = Given(self.module, [ids])
+            tokens = stream(
+                given,
+                given.prompts[0],
+                self._bounded(given, options),
+                end_id=self.config.end_id,
+            )
+            streams.append((tokens, Pieces(self.tokenizer, [])))
+
+        def write() -> Iterator[str]:
+            for number, (tokens, pieces) in enumerate(streams):
+                if number:
+                    yield " "
+                for token in tokens:
+                    if piece := pieces.push(token):
+                        yield piece
+                if piece := pieces.rest():
+                    yield piece
+
+        return write()
+
+
+class Translation(Text2Text):
+    """Translates; a text that does not fit is translated sentence by sentence."""
+
+    def take_apart(self, text: str) -> list[str]:
+        """Its sentences."""
+        return sentences(text)
+
+
+class Given(nn.Module):
+    """A decoder and the sources that it looks at: what `zoo.generation` lets write.
+
+    Args:
+        module: an encoder-decoder.
+        sources: token ids of each source.
+
+    Attributes:
+        prompts: what each target begins with.
+        real: which columns of the padded sources are tokens (P, S).
+    """
+
+    cache_class = SourceCache
+
+    def __init__(self, module: Any, sources: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.module: Any = module
+        self.config: Any = module.config
+        self.sources = [tuple(source) for source in sources]
+        self.max_len: int | None = module.max_len
+        self.prompts = [[self.config.start_id] for _ in sources]
+        device = next(module.parameters()).device
+        ids, real = pad(sources, self.config.pad_id)
+        self.real = real.to(device)
+        with torch.inference_mode():
+            self.memory: Tensor = module.encode(ids.to(device), self.real)
+
+    def forward(self, ids: Tensor, cache: SourceCache | None = None) -> Tensor:
+        """Logits (R, T, V) after ids (R, T); the rows of a source stand side by side."""
+        logits: Tensor = self.module.decode(ids, self.memory, self.real, cache)
+        return logits
+
+    def texts(self, rows: int) -> list[tuple[int, ...]]:
+        """The source of each of so many rows."""
+        return [self.sources[row * len(self.sources) // rows] for row in range(rows)]
+
+
+def joined(parts: Sequence[Candidate]) -> Candidate:
+    """The candidates of a text's parts as one; its score is the mean of theirs."""
+    if len(parts) == 1:
+        return parts[0]
+    scores = [part.score for part in parts if part.score is not None]
+    text = " ".join(part.text for part in parts)
+    return Candidate(text, sum(scores) / len(scores) if scores else None)
+
+
+def sentences(text: str) -> list[str]:
+    """A text cut after each sentence and line, without the blanks between."""
+    cuts = [0, *(end.end() for end in SENTENCE_END.finditer(text)), len(text)]
+    pieces = [text[a:b].strip() for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [piece for piece in pieces if piece]
