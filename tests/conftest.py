@@ -161,3 +161,47 @@ def encoder_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
         return path
 
     return make
+
+
+TRANSLATOR = """
+architecture = "seq2seq"
+task = "numerals"
+[tokenizer]
+kind = "word"
+[config]
+max_seq_len = 12
+d_model = 32
+n_layers = 1
+n_encoder_layers = 1
+n_heads = 2
+d_ff = 32
+[training]
+steps = 250
+batch_tokens = 128
+learning_rate = 1e-2
+log_every = 50
+"""
+
+
+@pytest.fixture(scope="session")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that translates numerals. Copy it to change it."""
+    import torch
+
+    import zoo
+    from zoo.hookspecs import Task
+
+    torch.set_num_threads(1)
+    metrics = ("bleu", "bleu_lowercased", "chrf", "perplexity_per_token")
+    target = "toy_tasks:Numerals"
+    entry = Task(
+        "numerals", pipeline="translation", target=target, metrics=metrics, license="cc0-1.0"
+    )
+    folder = tmp_path_factory.mktemp("translator")
+    (folder / "recipe.toml").write_text(TRANSLATOR)
+    known = registry.registry()
+    with pytest.MonkeyPatch.context() as patch:
+        owner = known.tasks.owner("speeches")
+        patch.setitem(known.tasks._entries, "numerals", [(owner, entry)])
+        zoo.train(folder / "recipe.toml", out=folder / "numerals")
+    return folder / "numerals"

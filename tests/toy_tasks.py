@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zoo.tasks import MaskedLanguageModeling, TextClassification
+from zoo.tasks import MaskedLanguageModeling, TextClassification, Translation
 
 
 class Colours(TextClassification):
@@ -32,3 +32,24 @@ class ColoursHidden(MaskedLanguageModeling):
     def texts(self, split: str) -> Sequence[str]:
         """The texts without their labels."""
         return Colours().examples(split)[0]
+
+
+ENGLISH = ("one", "two", "three", "four", "five", "six")
+GERMAN = ("eins", "zwei", "drei", "vier", "fünf", "sechs")
+
+
+class Numerals(Translation):
+    """One to four numerals into German."""
+
+    splits = ("train", "test")
+
+    def pairs(self, split: str) -> tuple[Sequence[str], Sequence[str]]:
+        """So many that a model learns each numeral."""
+        generator = np.random.default_rng(len(split))
+        drawn = [
+            generator.integers(6, size=1 + n % 4) for n in range(200 if split == "train" else 20)
+        ]
+        return (
+            [" ".join(ENGLISH[int(place)] for place in places) for places in drawn],
+            [" ".join(GERMAN[int(place)] for place in places) for places in drawn],
+        )

@@ -62,6 +62,17 @@ def mark_texts(tokenizer: "Tokenizer") -> None:
     )
 
 
+def end_texts(tokenizer: "Tokenizer") -> None:
+    """Let the texts of an encoder-decoder end with `<|endoftext|>`, and add one for padding."""
+    from tokenizers import processors
+
+    tokenizer.add_special_tokens([PAD, END_OF_TEXT])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END_OF_TEXT}",
+        special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))],
+    )
+
+
 def pad_id_of(tokenizer: "Tokenizer") -> int:
     """The token that stands for padding.
 

@@ -5,6 +5,8 @@ from zoo.tasks.classification import TextClassification
 from zoo.tasks.labelled_file import LabelledFile
 from zoo.tasks.language_modeling import LanguageModeling, TokenBatches, token_scores
 from zoo.tasks.masked_language import MaskedLanguageModeling
+from zoo.tasks.pair_file import PairFile
+from zoo.tasks.translation import Translation
 
 __all__ = [
     "BaseTask",
@@ -12,7 +14,9 @@ __all__ = [
     "LabelledFile",
     "LanguageModeling",
     "MaskedLanguageModeling",
+    "PairFile",
     "TextClassification",
     "TokenBatches",
+    "Translation",
     "token_scores",
 ]

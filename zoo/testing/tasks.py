@@ -4,7 +4,7 @@ Letters: B batch, T length, V vocabulary, N tokens.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from zoo.errors import DataNotFoundError, MissingExtraError
 from zoo.model import Model
 from zoo.registry import registry, resolve
-from zoo.tasks import BaseTask, LanguageModeling
+from zoo.tasks import BaseTask, LanguageModeling, Translation
 from zoo.testing.kit import Failed, NotApplicable, Subject
 from zoo.testing.static import require_spdx
 
 LENGTH, BATCH_TOKENS, LIMIT = 16, 64, 200
 CHARACTERS = 50_000  # of each split: a whole corpus would tell no more, and take minutes
+SENTENCE, PAIRS = 512, 2000  # characters of the longest; of each split
 SETTINGS = {"kind": "character"}
 TEXTS = ("", " ", "\n", "Füße, 漢字 and 🙂‍↔️", "\u202e\x00", "word " * 5000)
 
@@ -60,7 +61,10 @@ def batches(subject: Subject) -> None:
     def made(seed: int) -> Any:
         task = task_of(subject)
         return task.batches(
-            task.build_tokenizer(SETTINGS), length=LENGTH, batch_tokens=BATCH_TOKENS, seed=seed
+            task.build_tokenizer(SETTINGS),
+            length=length_of(task),
+            batch_tokens=BATCH_TOKENS,
+            seed=seed,
         )
 
     with data_at_hand():
@@ -170,12 +174,25 @@ class Perfect(Uniform):
 
 
 def task_of(subject: Subject) -> Any:
-    """The task, made anew; one that continues texts has the beginnings of its texts only."""
+    """The task, made anew; of long texts the beginnings only, of pairs the first ones."""
     task = resolve(subject.thing.target)()
     if isinstance(task, LanguageModeling):
-        whole = task.text
-        task.text = lambda split: whole(split)[:CHARACTERS]  # type: ignore[method-assign]
+        text = task.text
+        task.text = lambda split: text(split)[:CHARACTERS]  # type: ignore[method-assign]
+    if isinstance(task, Translation):
+        pairs = task.pairs
+
+        def first(split: str) -> tuple[Sequence[str], Sequence[str]]:
+            sources, targets = pairs(split)
+            return sources[:PAIRS], targets[:PAIRS]
+
+        task.pairs = first  # type: ignore[method-assign]
     return task
+
+
+def length_of(task: Any) -> int:
+    """How many characters the kit's rows have: pairs are left out where they do not fit."""
+    return SENTENCE if isinstance(task, Translation) else LENGTH
 
 
 def language_task(subject: Subject) -> LanguageModeling:

@@ -1,0 +1,117 @@
+"""A translator from its recipe to its uses: Python, the shell, alignments, the gallery's view."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from transformers import AutoTokenizer, MarianMTModel
+from zoo_gallery.attention_tab import look
+from zoo_gallery.state import Gallery, Limits
+from zoo_gallery.views.text2text import writer
+
+import zoo
+from zoo.attention import alignment
+from zoo.cli import cli
+from zoo.errors import InputError
+from zoo.export import export
+
+TEXT, GERMAN = "three one four", "drei eins vier"
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(cli, list(words))
+
+
+@pytest.fixture
+def model(translator: Path) -> zoo.Model:
+    return zoo.load(translator)
+
+
+def test_it_translates_and_its_card_says_how_well(model: zoo.Model) -> None:
+    assert model(TEXT) == GERMAN
+    assert model([TEXT, "two"], num_beams=4) == [GERMAN, "zwei"]
+    assert "".join(model(TEXT, stream=True)) == GERMAN
+    scores = {score.key: score.value for score in model.card.scores}  # type: ignore[union-attr]
+    assert scores["bleu"] > 95
+    assert scores["chrf"] > 95
+    assert 1 <= scores["perplexity_per_token"] < 1.2
+
+
+def test_the_n_best_of_the_shell(translator: Path) -> None:
+    assert run("run", str(translator), TEXT).output == f"{GERMAN}\n"
+    assert run("run", str(translator), TEXT, "--num-beams", "3").output == f"{GERMAN}\n"
+    several = ("--num-beams", "3", "--num-return-sequences", "3")
+    table = run("run", str(translator), TEXT, *several).output.splitlines()
+    assert table[0].split() == ["score", "text"]
+    assert GERMAN in table[1] and len(table) == 4
+    answers = json.loads(run("run", str(translator), TEXT, *several, "--json").output)["answers"]
+    assert answers[0]["text"] == GERMAN
+    assert [a["score"] for a in answers] == sorted((a["score"] for a in answers), reverse=True)
+    drawn = ("--temperature", "1", "--seed", "1", "--num-return-sequences", "3")
+    assert len(run("run", str(translator), TEXT, *drawn).output.splitlines()) == 3
+
+
+def test_a_long_text_is_told_of_in_the_shell(translator: Path) -> None:
+    lines = "\n".join([TEXT, "two", TEXT, "one two three", "five"])
+    done = run("run", str(translator), lines)
+    assert done.stderr.startswith("Warning: The text did not fit into the 12 tokens")
+    assert done.stdout == f"{GERMAN} zwei {GERMAN} eins zwei drei fünf\n"
+    refused = run("run", str(translator), "one " * 20)
+    assert "21 tokens in one piece" in str(refused.exception)
+
+
+def test_alignment_finds_the_words(model: zoo.Model, translator: Path, tmp_path: Path) -> None:
+    found = alignment(model, TEXT)
+    assert (found.source, found.target) == ([*TEXT.split(), "end"], [*GERMAN.split(), "end"])
+    (weights,) = found.layers
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
+    assert weights.sum(0)[:3].argmax(-1).tolist() == [0, 1, 2]  # word by word, as it was taught
+    torch.testing.assert_close(model.attention(TEXT)[0], weights)
+    other = alignment(model, TEXT, "vier")
+    assert other.layers[0].shape == (2, 2, 4)
+    with pytest.raises(InputError, match="empty"):
+        alignment(model, TEXT, " ")
+    for words in ((), ("--target", "vier eins")):
+        out = tmp_path / f"map{len(words)}.svg"
+        done = run("attention", str(translator), TEXT, "--out", str(out), *words)
+        assert done.exit_code == 0, done.output
+        assert "1 layer of 2 heads" in done.output
+        assert "the word of the source" in out.read_text() or out.stat().st_size > 2000
+
+
+def test_transformers_opens_its_export(model: zoo.Model, tmp_path: Path) -> None:
+    folder = export(model, tmp_path / "out")
+    theirs, tokenizer = (kind.from_pretrained(folder) for kind in (MarianMTModel, AutoTokenizer))
+    ids = tokenizer([TEXT], return_tensors="pt").input_ids
+    written = theirs.generate(ids, num_beams=1, do_sample=False, max_new_tokens=8)
+    assert tokenizer.decode(written[0], skip_special_tokens=True) == GERMAN
+    again = zoo.load(folder)
+    assert again.pipeline == "translation"
+    assert again(TEXT) == GERMAN
+
+
+@pytest.fixture
+def gallery(translator: Path) -> Gallery:
+    made = Gallery(limits=Limits(models=1, new_tokens=20))
+    made.models.add(str(translator), translator)
+    return made
+
+
+def test_the_view_of_the_gallery(gallery: Gallery, translator: Path) -> None:
+    card = zoo.info(translator)
+    write: Any = writer(gallery, card)
+    *_, (text, others) = write(TEXT, 1)
+    assert (text, others) == (GERMAN, "")
+    ((best, table),) = list(write(TEXT, 3, 1.0))
+    assert best == GERMAN
+    assert table.count("<tr") == 4 and GERMAN in table
+
+
+def test_the_attention_of_the_gallery_is_the_alignment(gallery: Gallery, translator: Path) -> None:
+    rows, columns, maps = look(gallery, zoo.info(translator), TEXT)
+    assert rows == [*GERMAN.split(), "end"]
+    assert columns == [*TEXT.split(), "end"]
+    assert maps[0].shape == (2, 4, 4)
