@@ -6,6 +6,9 @@ from typing import Any
 
 from zoo.errors import DataNotFoundError, MissingExtraError
 
+# pipelines that make a text of another one: pairs of texts are learned from and measured on
+PAIRED = ("translation", "summarization", "text2text-generation")
+
 
 def local_file(relative: str) -> Path | None:
     """A file below `TXZOO_DATA`, or None when the variable is not set or has no such file."""

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -40,10 +40,19 @@ if TYPE_CHECKING:
 @click.option("--tuning", metavar="METHOD", help="Adapt the model: lora, ia3, bitfit, ...")
 @click.option("--rank", type=int, metavar="N", help="Of lora.")
 @click.option("--base", metavar="REF", help="What is adapted, unless it is NAME itself.")
-@click.option("--data", metavar="FILE", help="Labelled texts instead of the recipe's task.")
-@click.option("--test-data", metavar="FILE", help="Texts to measure on; a fifth of --data if none.")
-@click.option("--text-column", metavar="NAME", help="Of --data.")
-@click.option("--label-column", metavar="NAME", help="Of --data.")
+@click.option(
+    "--data",
+    metavar="FILE",
+    multiple=True,
+    help="Labelled texts, or sentence pairs, instead of the recipe's task.",
+)
+@click.option(
+    "--test-data", metavar="FILE", multiple=True, help="To measure on; a part of --data if none."
+)
+@click.option("--text-column", metavar="NAME", help="Of labelled texts.")
+@click.option("--label-column", metavar="NAME", help="Of labelled texts.")
+@click.option("--source-column", metavar="NAME", help="Of sentence pairs in one file.")
+@click.option("--target-column", metavar="NAME", help="Of sentence pairs in one file.")
 @click.option("--license", metavar="NAME", help="Of --data; unknown unless given.")
 def train(
     recipe: str,
@@ -54,7 +63,7 @@ def train(
     tuning: str | None,
     rank: int | None,
     base: str | None,
-    **data: str | None,
+    **data: str | tuple[str, ...] | None,
 ) -> None:
     """Train a model by a recipe, or adapt a trained one with --tuning.
 
@@ -62,10 +71,11 @@ def train(
     in OUT.partial; the finished folder appears at OUT in one move.
 
     --data takes labelled texts of your own: a .csv, .tsv or .jsonl file, perhaps with .gz, or
-    hf://datasets/owner/name.
+    hf://datasets/owner/name. An encoder-decoder takes sentence pairs: such a file, or, with --data
+    given twice, a text file of sources and one of targets.
     """
-    options = {"tuning": tuning, "rank": rank, "base": base, **data}
-    options = {key: value for key, value in options.items() if value is not None}
+    options: dict[str, Any] = {"tuning": tuning, "rank": rank, "base": base, **data}
+    options = {key: value for key, value in options.items() if value not in (None, ())}
     from zoo.training.loop import plan as find
     from zoo.training.loop import train as run
 
@@ -75,7 +85,8 @@ def train(
     again += [
         word
         for key, value in options.items()
-        for word in (f"--{key.replace('_', '-')}", str(value))
+        for one in (value if isinstance(value, tuple) else (value,))
+        for word in (f"--{key.replace('_', '-')}", str(one))
     ]
     again += [word for change in changes for word in ("--set", change)]
     try:
@@ -143,9 +154,16 @@ def _what_is_left(out: Path, again: list[str]) -> str:
 @click.option("--split", default="test", show_default=True, help="Of the task's data.")
 @click.option("--limit", type=int, metavar="N", help="Only the first so many tokens or examples.")
 @click.option("--context", type=int, metavar="N", help="Tokens that the model reads at once.")
-@click.option("--data", metavar="FILE", help="Labelled texts instead of a task.")
-@click.option("--text-column", metavar="NAME", help="Of --data.")
-@click.option("--label-column", metavar="NAME", help="Of --data.")
+@click.option(
+    "--data",
+    metavar="FILE",
+    multiple=True,
+    help="Labelled texts, or sentence pairs, instead of a task.",
+)
+@click.option("--text-column", metavar="NAME", help="Of labelled texts.")
+@click.option("--label-column", metavar="NAME", help="Of labelled texts.")
+@click.option("--source-column", metavar="NAME", help="Of sentence pairs in one file.")
+@click.option("--target-column", metavar="NAME", help="Of sentence pairs in one file.")
 @click.option("--errors", type=int, metavar="N", help="Show N texts that it is sure of and wrong.")
 @click.option("--baseline", is_flag=True, help="Show beside it what TF-IDF reaches.")
 @output.json_option
@@ -158,19 +176,28 @@ def evaluate(
     errors: int | None,
     baseline: bool,
     as_json: bool,
-    **data: str | None,
+    data: tuple[str, ...],
+    **named: str | None,
 ) -> None:
     """Measure a model on a task, with standard errors.
 
     --data takes labelled texts of your own, for text classification: a .csv, .tsv or .jsonl file,
-    perhaps with .gz, or hf://datasets/owner/name.
+    perhaps with .gz, or hf://datasets/owner/name. Of an encoder-decoder it takes sentence pairs:
+    such a file, or, given twice, a text file of sources and one of targets.
     """
     import zoo
     from zoo.evaluation.baseline import baseline_of
     from zoo.evaluation.errors import errors as find
 
     model = zoo.load(ref)
-    where: dict[str, Any] = {"task": task, "split": split, "limit": limit, **data}
+    where: dict[str, Any] = {"task": task, "split": split, "limit": limit, "data": data or None}
+    where |= {key: value for key, value in named.items() if value is not None}
+    paired = [key for key in ("source_column", "target_column") if key in where]
+    if paired and (errors is not None or baseline):
+        raise click.UsageError(
+            f"--{paired[0].replace('_', '-')} is of sentence pairs, --errors and --baseline are of "
+            "text classification"
+        )
     with warnings_in_a_line():
         analysis = None if errors is None else find(model, n=errors, context=context, **where)
         found = dict(analysis.scores) if analysis else zoo.evaluate(model, context=context, **where)
@@ -226,14 +253,14 @@ PAIR = re.compile("is_.*_called_")
 MOST_PAIRS = 100  # of labels in a table; JSON has all
 
 
-def _measured(model: "Model", task: str | None, data: Mapping[str, str | None]) -> dict[str, Any]:
-    """What a model was measured on, as JSON says it."""
+def _measured(model: "Model", task: str | None, data: Sequence[str]) -> dict[str, Any]:
+    """What a model was measured on, as JSON says it; a list where it is two files."""
     assert model.card is not None  # a loaded model has one
-    if data["data"] is not None:
-        return {"task": None, "data": data["data"]}
     own = model.card.data["txzoo"].get("data")
-    if task is None and own:
-        return {"task": None, "data": own["path"]}
+    if not data and task is None and own:
+        data = [own["path"], *([own["target_path"]] if "target_path" in own else [])]
+    if data:
+        return {"task": None, "data": data[0] if len(data) == 1 else list(data)}
     return {"task": task or model.card.task}
 
 

@@ -1,25 +1,27 @@
-"""`zoo.evaluate`: a model's metrics on a split of a task, or on labelled texts."""
+"""`zoo.evaluate`: a model's metrics on a split of a task, or on the user's own data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from zoo.card import Card
+from zoo.data import PAIRED
 from zoo.errors import CardError, DataNotFoundError, InputError, UnknownNameError
 from zoo.hookspecs import Task
 from zoo.loading import load
 from zoo.model import Model
 from zoo.registry import registry, resolve
-from zoo.tasks import BaseTask
-from zoo.tasks.labelled_file import (
-    LabelledFile,
-    Table,
-    entry_of,
-    open_data,
-    read_table,
-    warn_of_shared,
-)
+from zoo.tasks import BaseTask, labelled_file, pair_file
+from zoo.tasks.files import warn_of_shared
+from zoo.tasks.labelled_file import LabelledFile, Table, read_table
+from zoo.tasks.own_data import LABELLED, OwnData, check_kind
+from zoo.tasks.pair_file import PairFile, Pairs, read_pairs
+
+COLUMNS = {
+    False: ("text_column", "label_column"),
+    True: ("source_column", "target_column"),  # of pairs
+}
 
 
 def evaluate(
@@ -29,9 +31,11 @@ def evaluate(
     split: str = "test",
     limit: int | None = None,
     context: int | None = None,
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    source_column: str | None = None,
+    target_column: str | None = None,
 ) -> dict[str, float]:
     """Measure a model.
 
@@ -41,11 +45,14 @@ def evaluate(
         split: a split of the task.
         limit: only the first so many tokens or examples.
         context: tokens read at once, for language models; what it was trained on if None.
-        data: labelled texts instead of a task, for text classification: a CSV, TSV or JSONL file,
-            or `"hf://datasets/owner/name"`. All of them are the split "test"; of the file that the
-            model was trained on, what was held out.
-        text_column: of `data`; may be left out where only one column can be meant.
+        data: the user's own data instead of a task. For text classification labelled texts: a CSV,
+            TSV or JSONL file, or `"hf://datasets/owner/name"`. For translation and the like pairs:
+            such a file, or two text files, sources and targets. All of them are the split "test";
+            of the data that the model was trained on, what was held out.
+        text_column: of labelled texts; may be left out where only one column can be meant.
         label_column: likewise.
+        source_column: of pairs in one file; likewise.
+        target_column: likewise.
 
     Returns:
         Each metric, and under `metric_stderr` its standard error.
@@ -54,12 +61,19 @@ def evaluate(
         UnknownNameError: no such task or split.
         DataNotFoundError: the data are not at hand.
         InputError: no task is known, the task is for another pipeline, `limit` or `context` is
-            below 1, or `data` has other labels than the model or is not as it should be.
+            below 1, or `data` has other labels than the model or are not as they should be.
     """
     if not isinstance(model, Model):
         model = load(str(model))
     measured = choose(
-        model, task, split, data=data, text_column=text_column, label_column=label_column
+        model,
+        task,
+        split,
+        data=data,
+        text_column=text_column,
+        label_column=label_column,
+        source_column=source_column,
+        target_column=target_column,
     )[1]
     check_sizes(limit=limit, context=context)
     return measured.evaluate(model, split, limit=limit, context=context)
@@ -70,24 +84,31 @@ def choose(
     task: str | None,
     split: str,
     *,
-    data: str | Path | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
+    **named: str | None,
 ) -> tuple[Task, BaseTask]:
     """What a model is measured on: the entry and the task, which has the split.
+
+    Args:
+        model: what is measured.
+        task: as of `evaluate`.
+        split: likewise.
+        data: likewise.
+        named: columns, likewise.
 
     Raises:
         ZooError: as of `evaluate`.
     """
-    given = {"text_column": text_column, "label_column": label_column}
-    columns = {key: value for key, value in given.items() if value is not None}
+    columns = {key: value for key, value in named.items() if value is not None}
+    files = [data] if isinstance(data, (str, Path)) else [] if data is None else list(data)
     if data is not None and task is not None:
-        raise InputError(f"measure on the task {task} or on {data}, not on both")
+        where = " and ".join(map(str, files))
+        raise InputError(f"measure on the task {task} or on {where}, not on both")
     if data is None and columns:
         raise InputError(f"{next(iter(columns))} belongs to a file: give it, --data or data=")
     implementation: BaseTask
     if data is not None:
-        entry, implementation = _of_file(model, str(data), columns)
+        entry, implementation = _of_files(model, [str(file) for file in files], columns)
     elif task is None and model.card is not None and _facts(model.card):
         entry, implementation = trained_on(model.card)
     else:
@@ -114,20 +135,22 @@ def check_sizes(**sizes: int | None) -> None:
             raise InputError(f"{option} must be at least 1, got {value}")
 
 
-def trained_on(card: Card) -> tuple[Task, LabelledFile]:
-    """The labelled texts that a model was trained on, read again.
+def trained_on(card: Card) -> tuple[Task, OwnData]:
+    """The user's own data that a model was trained on, read again.
 
     Raises:
         DataNotFoundError: they are not at hand, or others than they were.
     """
     facts = _facts(card)
-    wanted = f"{facts['name']} ({facts['texts']} texts, sha256 {facts['sha256'][:12]}...)"
+    what = "pairs" if "pairs" in facts else "texts"
+    wanted = f"{facts['name']} ({facts[what]} {what}, sha256 {facts['sha256'][:12]}...)"
+    opened = pair_file.open_pairs if "pairs" in facts else labelled_file.open_data
     try:
-        task = open_data(facts, facts.get("seed", 1), near=card.folder)
+        task: OwnData = opened(facts, facts.get("seed", 1), near=card.folder)
     except DataNotFoundError as error:
         raise DataNotFoundError(
             f"{card.name} was trained on {wanted}: {error}. Go to where it lies, or measure on "
-            "other texts with --data"
+            f"other {what} with --data"
         ) from error
     for table, key in ((task.train, "sha256"), (task.test, "test_sha256")):
         if table is not None and table.sha256 != facts.get(key):
@@ -135,59 +158,86 @@ def trained_on(card: Card) -> tuple[Task, LabelledFile]:
                 f"{table.path} is not the {table.name} of {card.name}, which was trained on "
                 f"{wanted}; this one has sha256 {table.sha256[:12]}...: measure on it with --data"
             )
-    return entry_of(task), task
+    return _entry_of(task, card.pipeline), task
 
 
 def _facts(card: Card) -> dict[str, Any]:
-    """What a card says of the texts that the model was trained on; empty for a task.
+    """What a card says of the user's own data that the model was trained on; empty for a task.
 
     Raises:
-        CardError: not as `LabelledFile.facts` gives it.
+        CardError: not as `LabelledFile.facts` or `PairFile.facts` gives it.
     """
     facts = card.data["txzoo"].get("data")
     if not facts:
         return {}
-    words = ("name", "path", "sha256", "text_column", "label_column")
-    more = [
-        key for key in ("test_path", "test_sha256") if isinstance(facts, Mapping) and key in facts
-    ]
-    if not isinstance(facts, Mapping) or not all(
-        isinstance(facts.get(key), str) for key in (*words, *more)
-    ):
+    known = facts if isinstance(facts, Mapping) else {}
+    words = ["name", "path", "sha256"]
+    words += [] if "pairs" in known else ["text_column", "label_column"]
+    may_be = ("source_column", "target_column", "target_path", "test_target_path")
+    more = [key for key in ("test_path", "test_sha256", *may_be) if key in known]
+    if not all(isinstance(known.get(key), str) for key in (*words, *more)):
         raise CardError(f"{card.path}: txzoo.data must be a mapping with {', '.join(words)}")
     return {"texts": "?", **facts}
 
 
-def _of_file(model: Model, path: str, columns: Mapping[str, str]) -> tuple[Task, LabelledFile]:
-    """A file that the user names: all of it, or what was held out when it is the model's own."""
-    if model.pipeline != "text-classification":
+def _entry_of(task: OwnData, pipeline: str) -> Task:
+    if isinstance(task, PairFile):
+        return pair_file.entry_of(task, pipeline=pipeline)
+    return labelled_file.entry_of(task)
+
+
+def _of_files(
+    model: Model, files: Sequence[str], columns: Mapping[str, str]
+) -> tuple[Task, OwnData]:
+    """Files that the user names: all of them, or what was held out when they are the model's."""
+    where, count = " and ".join(files), len(files)
+    if model.pipeline not in (*PAIRED, LABELLED):
         raise InputError(
-            f"{path}: labelled texts measure text-classification models, {model.name} is a "
+            f"{where}: labelled texts measure text-classification models, {model.name} is a "
             f"{model.pipeline} model"
         )
+    if not 1 <= count <= 2:
+        raise InputError(f"data is one file, or two, sources and targets; got {count}")
+    check_kind({**columns, "target_path": "".join(files[1:])}, model.pipeline)
     own = _facts(model.card) if model.card is not None else {}
-    table = read_table(
-        path,
-        columns.get("text_column", ""),
-        columns.get("label_column", ""),
-        split="test",
-        usual=[own[key] for key in ("text_column", "label_column") if own],
-    )
-    if own.get("sha256") == table.sha256:
-        return _own_file(model, table, own)
-    task = LabelledFile(None, table, labels=model.config.labels)
-    if own and model.card is not None:
+    found = _read(model.pipeline, files, columns, own)
+    if own.get("sha256") == found.sha256:
+        task = _own_files(model, found, own)
+    elif isinstance(found, Pairs):
+        task = PairFile(None, found)
+    else:
+        task = LabelledFile(None, found, labels=model.config.labels)
+    if own and task.train is None and model.card is not None:
+        texts = task.parts["test"][0]
         with suppress(DataNotFoundError):  # where they are not at hand nobody can tell
-            warn_of_shared(trained_on(model.card)[1].parts["train"][0], table, own["name"])
-    return entry_of(task), task
+            learned = trained_on(model.card)[1].parts["train"][0]
+            warn_of_shared(learned, texts, name=found.name, source=own["name"])
+    return _entry_of(task, model.pipeline), task
 
 
-def _own_file(model: Model, table: Table, own: Mapping[str, Any]) -> tuple[Task, LabelledFile]:
-    columns = [own["text_column"], own["label_column"]]
-    if "test_path" in own or columns != [table.text_column, table.label_column]:
+def _read(
+    pipeline: str, files: Sequence[str], columns: Mapping[str, str], own: Mapping[str, Any]
+) -> Table | Pairs:
+    """Read files; a column left out is the one that was learned from, where there is such."""
+    kinds = COLUMNS[pipeline in PAIRED]
+    one, other = (columns.get(kind, "") for kind in kinds)
+    usual = [own.get(kind, "") for kind in kinds]
+    if pipeline in PAIRED:
+        return read_pairs(*files, source_column=one, target_column=other, usual=usual)
+    return read_table(files[0], one, other, split="test", usual=usual)
+
+
+def _own_files(model: Model, found: Table | Pairs, own: Mapping[str, Any]) -> OwnData:
+    """What was held out of the data that a model was trained on."""
+    kinds = COLUMNS[isinstance(found, Pairs)]
+    learned = [own.get(kind, "") for kind in kinds]
+    if "test_path" in own or learned != [getattr(found, kind) for kind in kinds]:
+        of = f", columns {' and '.join(learned)}" if all(learned) else ""
         raise InputError(
-            f"{model.name} was trained on {table.name}, columns {' and '.join(columns)}: scores on "
-            "what it has learned say nothing. Measure without --data, or on other texts"
+            f"{model.name} was trained on {found.name}{of}: scores on what it has learned say "
+            "nothing. Measure without --data, or on other texts"
         )
-    task = LabelledFile(table, seed=own.get("seed", 1))
-    return entry_of(task), task
+    seed = own.get("seed", 1)
+    return (
+        PairFile(found, seed=seed) if isinstance(found, Pairs) else LabelledFile(found, seed=seed)
+    )

@@ -1,27 +1,32 @@
 """A file of labelled texts as a task: CSV, TSV or JSONL, or a data set of the Hub."""
 
-import csv
-import gzip
 import hashlib
-import io
 import json
 import math
-import os
 import re
 import warnings
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.data import from_hub, local_file
-from zoo.errors import DataNotFoundError, InputError, RecipeError
-from zoo.hookspecs import Architecture, Task
+from zoo.data import from_hub
+from zoo.errors import InputError
+from zoo.hookspecs import Task
 from zoo.pipelines.reading import Reader, Row, last_tokens
-from zoo.registry import resolve
 from zoo.tasks.classification import ExampleBatches, Floats, TextClassification
+from zoo.tasks.files import (
+    Found,
+    drawn,
+    find_file,
+    in_two,
+    is_unicode,
+    read_rows,
+    rows_have,
+    some,
+    texts_of,
+    warn_of_shared,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,13 +36,9 @@ if TYPE_CHECKING:
 HUB = "hf://datasets/"
 TEXTS = "text sentence review content message comment document body tweet utterance".split()
 LABELS = "label sentiment class category target emotion topic intent".split()
-FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson")
+EXAMPLE = {"text": "A joy.", "label": "positive"}
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 PART = 5  # one text of so many is held out
-NAMED = 8  # how many rows, labels or columns an error names
-LONGEST_FIELD = 2**31 - 1  # what csv takes everywhere
-
-Found = tuple[list[str], list[tuple[int, Mapping[str, Any]]]]  # columns; rows with their numbers
 
 
 @dataclass(frozen=True)
@@ -100,23 +101,17 @@ class LabelledFile(TextClassification):
             self._check_labels(test)
             self.parts["test"] = test.texts, test.labels
         if train is not None and test is not None:
-            warn_of_shared(train.texts, test, train.name)
+            warn_of_shared(train.texts, test.texts, name=test.name, source=train.name)
         elif train is not None:
-            out = _held_out(train, seed)
-            for split, wanted in (("train", False), ("test", True)):
-                kept = [place for place, text in enumerate(train.texts) if (text in out) is wanted]
-                self.parts[split] = (
-                    [train.texts[place] for place in kept],
-                    [train.labels[place] for place in kept],
-                )
+            self.parts = in_two(train.texts, train.labels, _held_out(train, seed))
         self.splits = tuple(self.parts)
 
     def _check_labels(self, test: Table) -> None:
         if unknown := set(test.labels) - set(self.labels):
             whose = "the model" if self.train is None else self.train.name
             raise InputError(
-                f"{test.name} has the labels {_some(in_order(test.labels))}; {whose} has "
-                f"{_some(self.labels)}, and so not {_some(in_order(unknown))}"
+                f"{test.name} has the labels {some(in_order(test.labels))}; {whose} has "
+                f"{some(self.labels)}, and so not {some(in_order(unknown))}"
             )
 
     def examples(self, split: str) -> tuple[list[str], list[int]]:
@@ -190,25 +185,6 @@ def open_data(data: Mapping[str, Any], seed: int, *, near: Path | None = None) -
     return LabelledFile(train, test, seed=seed)
 
 
-def for_recipe(
-    data: Mapping[str, Any], seed: int, architecture: Architecture
-) -> tuple[Task, LabelledFile]:
-    """The entry and the task of a recipe with [data].
-
-    Raises:
-        RecipeError: the architecture has no head that names labels.
-        ZooError: as of `open_data`.
-    """
-    config = resolve(architecture.target).config_class
-    if not {"head", "labels"} <= set(getattr(config, "__dataclass_fields__", {})):
-        raise RecipeError(
-            f"{data['path']}: {architecture.name} has no head that tells labels apart; take the "
-            "recipe of an encoder, such as imdb-encoder"
-        )
-    task = open_data(data, seed)
-    return entry_of(task, data.get("license", "unknown")), task
-
-
 def entry_of(task: LabelledFile, license: str = "unknown") -> Task:
     """What a plugin would say of the task."""
     table = task.train or task.test
@@ -252,37 +228,19 @@ def read_table(
         file = find_file(path, near)
         name, raw = file.name, file.read_bytes()
         digest = hashlib.sha256(raw).hexdigest()
-        columns, rows = _read_file(file, raw)
+        columns, rows = read_rows(file, raw, what="labelled texts", example=EXAMPLE)
     if not rows:
         raise InputError(f"{name} has no texts: it is empty, or has a line of column names only")
     unsaid = [usual_name if usual_name in columns else "" for usual_name in usual or ("", "")]
     text_column, label_column = _columns(
         name, columns, text_column or unsaid[0], label_column or unsaid[1]
     )
-    texts = _texts(name, text_column, rows)
+    texts = texts_of(name, text_column, rows)
     labels = _labels(name, label_column, rows)
     if not digest:
         lines = (json.dumps(pair) for pair in zip(texts, labels, strict=True))
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return Table(path, name, digest, text_column, label_column, texts, labels)
-
-
-def find_file(path: str, near: Path | None = None) -> Path:
-    """A file: as given, then by its name in the folder `near`, then in `TXZOO_DATA`.
-
-    Raises:
-        DataNotFoundError: it is in none of these places.
-    """
-    name = Path(path).name
-    places = [Path(path), *([near / path, near / name] if near else [])]
-    for place in (*places, local_file(path), local_file(name)):
-        if place is not None and place.is_file():
-            return place
-    folder = os.environ.get("TXZOO_DATA") or "not set"
-    raise DataNotFoundError(
-        f"{path} was not found, from {Path.cwd()} on"
-        f"{f', nor in {near}' if near else ''}, nor in TXZOO_DATA ({folder})"
-    )
 
 
 def in_order(labels: Sequence[str] | set[str]) -> list[str]:
@@ -319,100 +277,6 @@ def _read_hub(path: str, split: str) -> tuple[str, Found]:
     return repository, (list(rows.column_names), numbered)
 
 
-def _read_file(file: Path, raw: bytes) -> Found:
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    if suffixes[-1:] == [".gz"]:
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{file} ends in .gz and is not a whole gzip file: {error}") from error
-        suffixes.pop()
-    kind = suffixes[-1] if suffixes else ""
-    if kind not in FORMATS:
-        raise InputError(
-            f"{file}: labelled texts come as {', '.join(FORMATS)}, each perhaps with .gz; "
-            f"this ends in {''.join(file.suffixes) or 'nothing'}"
-        )
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{file} is not UTF-8: byte {raw[error.start]:#04x} in line {line}. Save it as UTF-8"
-        ) from error
-    if not text.strip():
-        raise InputError(f"{file} is empty")
-    if kind in (".jsonl", ".ndjson"):
-        return _read_jsonl(file.name, text)
-    return _read_csv(file.name, text, tabs=kind == ".tsv")
-
-
-def _read_jsonl(name: str, text: str) -> Found:
-    rows: list[tuple[int, Mapping[str, Any]]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{name}, line {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(
-                f'{name}, line {number}: each line must be an object, such as {{"text": "A joy.", '
-                f'"label": "positive"}}, got {line.strip():.60}'
-            )
-        rows.append((number, row))
-    return list(dict.fromkeys(key for _, row in rows for key in row)), rows
-
-
-def _read_csv(name: str, text: str, *, tabs: bool) -> Found:
-    first = text.lstrip("\r\n").splitlines()[0]
-    delimiter = "\t" if tabs else max(",;\t", key=first.count)
-    try:
-        lines = _cells(text, delimiter)
-    except csv.Error as error:
-        if not tabs:
-            raise InputError(
-                f"{name}: {error}. A text with commas, quotes or line breaks stands between quotes,"
-                " each quote inside it doubled"
-            ) from error
-        lines = _cells(text, delimiter, quoting=csv.QUOTE_NONE)  # quotes are part of the texts
-    if not lines:
-        raise InputError(f"{name} has empty cells only")
-    columns, rows = [column.strip() for column in lines[0][1]], lines[1:]
-    ragged = [number for number, cells in rows if len(cells) != len(columns)]
-    if ragged:
-        counts = {number: len(cells) for number, cells in rows}
-        raise InputError(
-            f"{name} has {len(columns)} columns, and {_rows(ragged)} another number of cells "
-            f"({counts[ragged[0]]} in row {ragged[0]})"
-        )
-    return columns, [(number, dict(zip(columns, cells, strict=True))) for number, cells in rows]
-
-
-def _cells(text: str, delimiter: str, **options: Any) -> list[tuple[int, list[str]]]:
-    """The rows that are not blank, each with its number in a spreadsheet."""
-    with _long_fields():
-        reader = csv.reader(
-            io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **options
-        )
-        numbered = enumerate(reader, start=1)
-        try:
-            return [(number, cells) for number, cells in numbered if any(map(str.strip, cells))]
-        except csv.Error as error:
-            raise csv.Error(f"line {reader.line_num} does not parse, {error}") from error
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Let csv read texts of any length."""
-    before = csv.field_size_limit(LONGEST_FIELD)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
 def _columns(name: str, columns: list[str], text: str, label: str) -> tuple[str, str]:
     """Which columns hold the texts and the labels.
 
@@ -427,7 +291,7 @@ def _columns(name: str, columns: list[str], text: str, label: str) -> tuple[str,
             if found[other] in columns and not found[one] and not known[one]:
                 found[one] = next(c for c in columns if c != found[other])
     for column, kind in zip(found, ("text", "label"), strict=True):
-        there = f"{name} has the columns {_some([repr(c) for c in columns])}"
+        there = f"{name} has the columns {some([repr(c) for c in columns])}"
         if not column:
             raise InputError(
                 f"{there}: say which one holds the {kind}s, with --{kind}-column or {kind}_column="
@@ -440,26 +304,6 @@ def _columns(name: str, columns: list[str], text: str, label: str) -> tuple[str,
     return found[0], found[1]
 
 
-def _texts(name: str, column: str, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> list[str]:
-    values = [(number, row.get(column)) for number, row in rows]
-    empty = [n for n, value in values if not isinstance(value, str) or not value.strip()]
-    if empty:
-        raise InputError(f"{name}: {_rows(empty)} no text in the column {column!r}")
-    texts = [str(value) for _, value in values]
-    broken = [n for (n, _), text in zip(values, texts, strict=True) if not _is_unicode(text)]
-    if broken:
-        raise InputError(f"{name}: {_rows(broken)} a text that is not valid Unicode")
-    return texts
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a character, which JSON can spell
-        return False
-    return True
-
-
 def _labels(name: str, column: str, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> list[str]:
     labels, empty, wrong = [], [], []
     for number, row in rows:
@@ -467,15 +311,15 @@ def _labels(name: str, column: str, rows: Sequence[tuple[int, Mapping[str, Any]]
         label = _label(value)
         if label is None:
             empty.append(number)
-        elif not label or not _is_unicode(label):
+        elif not label or not is_unicode(label):
             wrong.append((number, value))
         else:
             labels.append(label)
     if empty:
-        raise InputError(f"{name}: {_rows(empty)} no label in the column {column!r}")
+        raise InputError(f"{name}: {rows_have(empty)} no label in the column {column!r}")
     if wrong:
         raise InputError(
-            f"{name}: labels are texts or whole numbers, and {_rows([n for n, _ in wrong])} "
+            f"{name}: labels are texts or whole numbers, and {rows_have([n for n, _ in wrong])} "
             f"another in the column {column!r}, such as {wrong[0][1]!r:.60}"
         )
     return labels
@@ -507,7 +351,7 @@ def _check_classes(train: Table) -> None:
         numbers = all(map(NUMBER.fullmatch, names))
         guess = "a number to be predicted" if numbers else "a column of other content"
         raise InputError(
-            f"{where} has {len(names)} labels for {len(train.labels)} texts ({_some(names)}): "
+            f"{where} has {len(names)} labels for {len(train.labels)} texts ({some(names)}): "
             f"probably {guess}, not classes. Choose the column with --label-column"
         )
 
@@ -519,37 +363,16 @@ def _held_out(train: Table, seed: int) -> set[str]:
     for text, label in label_of.items():
         groups.setdefault(label, []).append(text)
 
-    def place(text: str) -> bytes:
-        return hashlib.sha256(f"{seed}\n{text}".encode()).digest()
-
     out: set[str] = set()
     for texts in groups.values():
         count = max(1, round(len(texts) / PART)) if len(texts) > 1 else 0
-        out.update(sorted(texts, key=place)[:count])
+        out.update(drawn(texts, seed, count))
     if not out:
         raise InputError(
             f"{train.name} has too few different texts ({len(label_of)}) to hold some out: give a "
             "file to test on, --test-data or test_data="
         )
     return out
-
-
-def warn_of_shared(learned: Sequence[str], test: Table, source: str) -> None:
-    """Warn of texts that are to be measured on and were learned from.
-
-    Args:
-        learned: the texts that were learned from.
-        test: what is measured on.
-        source: where they come from, for the warning.
-    """
-    known = set(learned)
-    shared = sum(text in known for text in test.texts)
-    if shared:
-        warnings.warn(
-            f"{shared:,} of the {len(test.texts):,} texts of {test.name} stand in {source} "
-            "too, among those learned from: scores on them say nothing of new texts",
-            stacklevel=3,
-        )
 
 
 def _warn_of_cut(split: str, rows: Sequence[Row], texts: int, length: int) -> None:
@@ -562,16 +385,3 @@ def _warn_of_cut(split: str, rows: Sequence[Row], texts: int, length: int) -> No
             f"read: {share:.1%} of them is left out, {lost:,} tokens",
             stacklevel=3,
         )
-
-
-def _rows(numbers: Sequence[int]) -> str:
-    """`rows 3 and 7 have`, the first ones named."""
-    if len(numbers) == 1:
-        return f"row {numbers[0]} has"
-    return f"rows {_some([str(number) for number in numbers])} have"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:NAMED]]
-    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")

@@ -1,9 +1,7 @@
 """A user's own sentence pairs as a task: a table of two columns, or two text files side by side."""
 
-import gzip
 import hashlib
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -13,18 +11,21 @@ from typing import Any
 from zoo.errors import InputError
 from zoo.hookspecs import Task
 from zoo.numbers import plural
-from zoo.tasks.labelled_file import (
+from zoo.tasks.files import (
     FORMATS,
-    Table,
-    _read_file,
-    _rows,
-    _some,
-    _texts,
+    drawn,
     find_file,
+    in_two,
+    read_lines,
+    read_rows,
+    rows_have,
+    some,
+    texts_of,
     warn_of_shared,
 )
 from zoo.tasks.translation import Translation
 
+EXAMPLE = {"source": "A dog.", "target": "Ein Hund."}
 COLUMNS = (("source", "target"), ("src", "tgt"), ("input", "output"), ("sentence", "translation"))
 LANGUAGE = re.compile(r"[a-z]{2}([-_][A-Za-z]+)?")  # en, de, pt-BR
 PART, MOST = 10, 1000  # one source of so many is held out, and at most so many
@@ -82,16 +83,9 @@ class PairFile(Translation):
         if test is not None:
             self.parts["test"] = test.sources, test.targets
         if train is not None and test is not None:
-            texts = Table(test.path, test.name, test.sha256, "", "", test.sources, test.targets)
-            warn_of_shared(train.sources, texts, train.name)
+            warn_of_shared(train.sources, test.sources, name=test.name, source=train.name)
         elif train is not None:
-            out = _held_out(train, seed)
-            for split, wanted in (("train", False), ("test", True)):
-                kept = [n for n, source in enumerate(train.sources) if (source in out) is wanted]
-                self.parts[split] = (
-                    [train.sources[place] for place in kept],
-                    [train.targets[place] for place in kept],
-                )
+            self.parts = in_two(train.sources, train.targets, _held_out(train, seed))
         self.splits = tuple(self.parts)
 
     def pairs(self, split: str) -> tuple[list[str], list[str]]:
@@ -138,23 +132,19 @@ def open_pairs(data: Mapping[str, Any], seed: int, *, near: Path | None = None) 
     train = read_pairs(data["path"], **{key: data.get(key, "") for key in keys}, near=near)
     test = None
     if data.get("test_path"):
-        test = read_pairs(
-            data["test_path"],
-            data.get("test_target_path", ""),
-            source_column=train.source_column,
-            target_column=train.target_column,
-            near=near,
-        )
+        target_path = data.get("test_target_path", "")
+        columns = {} if target_path else {key: getattr(train, key) for key in keys[1:]}
+        test = read_pairs(data["test_path"], target_path, **columns, near=near)
     return PairFile(train, test, seed=seed)
 
 
-def entry_of(task: PairFile, license: str = "unknown") -> Task:
+def entry_of(task: PairFile, license: str = "unknown", *, pipeline: str = "translation") -> Task:
     """What a plugin would say of the task."""
     pairs = task.train or task.test
     assert pairs is not None  # a task has one of them
     return Task(
         pairs.name,
-        pipeline="translation",
+        pipeline=pipeline,
         target=f"{__name__}:PairFile",
         metrics=("bleu", "bleu_lowercased", "chrf", "perplexity_per_token"),
         license=license,
@@ -168,6 +158,7 @@ def read_pairs(
     source_column: str = "",
     target_column: str = "",
     near: Path | None = None,
+    usual: Sequence[str] = (),
 ) -> Pairs:
     """Read sentence pairs.
 
@@ -180,11 +171,14 @@ def read_pairs(
             into the second.
         target_column: likewise.
         near: a folder where the files are looked for too.
+        usual: names that a column left out has, where the table has them.
 
     Raises:
         DataNotFoundError: a file is not there.
         InputError: something is wrong in a file; says what and in which rows or lines.
     """
+    if path.startswith("hf://"):
+        raise InputError(f"{path}: sentence pairs are read from files, not from the Hub")
     if target_path:
         if source_column or target_column:
             raise InputError(f"{path} and {target_path} are two files, which have no columns")
@@ -193,18 +187,22 @@ def read_pairs(
     if not any(suffix.lower() in FORMATS for suffix in file.suffixes[-2:]):
         raise InputError(
             f"{file}: sentence pairs come as a table, {', '.join(FORMATS)}, each perhaps with .gz, "
-            "or as two text files: then give the one of the translations too, target_path="
+            "or as two text files: then give the one of the translations too, a second --data or "
+            "target_path="
         )
     raw = file.read_bytes()
-    columns, rows = _read_file(file, raw)
+    columns, rows = read_rows(file, raw, what="sentence pairs", example=EXAMPLE)
     name = file.name
     if not rows:
         raise InputError(f"{name} has no pairs: it has a line of column names only")
     numbers = [number for number, _ in rows]
     first = min(2, numbers[0])  # below the column names, where there are some
     if empty := sorted(set(range(first, numbers[-1])) - set(numbers)):
-        raise InputError(f"{name}: {_rows(empty)} no text at all")
-    source_column, target_column = _columns(name, columns, source_column, target_column)
+        raise InputError(f"{name}: {rows_have(empty)} no text at all")
+    unsaid = [column if column in columns else "" for column in usual or ("", "")]
+    source_column, target_column = _columns(
+        name, columns, source_column or unsaid[0], target_column or unsaid[1]
+    )
     return Pairs(
         path,
         "",
@@ -212,15 +210,15 @@ def read_pairs(
         hashlib.sha256(raw).hexdigest(),
         source_column,
         target_column,
-        _texts(name, source_column, rows),
-        _texts(name, target_column, rows),
+        texts_of(name, source_column, rows),
+        texts_of(name, target_column, rows),
     )
 
 
 def _two_files(path: str, target_path: str, near: Path | None) -> Pairs:
     files = [find_file(one, near) for one in (path, target_path)]
     raws = [file.read_bytes() for file in files]
-    sides = [_lines(file, raw) for file, raw in zip(files, raws, strict=True)]
+    sides = [read_lines(file, raw) for file, raw in zip(files, raws, strict=True)]
     names = [file.name for file in files]
     both = " and ".join(names)
     if names[0] == names[1]:
@@ -239,31 +237,11 @@ def _two_files(path: str, target_path: str, near: Path | None) -> Pairs:
             f"of {names[lacks]} {how}, in {names[1 - lacks]} it reads {line[1 - lacks]!r:.60}"
         )
     for name, side in zip(names, sides, strict=True):
-        if empty := [number for number, line in enumerate(side, start=1) if not line]:
-            which = f"line {empty[0]} is" if len(empty) == 1 else f"lines {_listed(empty)} are"
+        if empty := [str(number) for number, line in enumerate(side, start=1) if not line]:
+            which = f"line {empty[0]} is" if len(empty) == 1 else f"lines {some(empty)} are"
             raise InputError(f"{name}: {which} empty: delete them in {' and '.join(names)}")
     digest = hashlib.sha256(b"".join(raws)).hexdigest()
     return Pairs(path, target_path, both, digest, "", "", *sides)
-
-
-def _lines(file: Path, raw: bytes) -> list[str]:
-    """The lines of a text file, without blanks at their ends and empty ones at its end."""
-    if file.suffix.lower() == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{file} ends in .gz and is not a whole gzip file: {error}") from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{file} is not UTF-8: byte {raw[error.start]:#04x} in line {line}. Save it as UTF-8"
-        ) from error
-    lines = [line.strip() for line in text.rstrip().split("\n")]
-    if lines == [""]:
-        raise InputError(f"{file} is empty")
-    return lines
 
 
 def _columns(name: str, columns: list[str], source: str, target: str) -> tuple[str, str]:
@@ -280,7 +258,7 @@ def _columns(name: str, columns: list[str], source: str, target: str) -> tuple[s
         usual = [columns[lower.index(word)] for word in known[0]]
     elif len(columns) == 2 and all(LANGUAGE.fullmatch(column) for column in columns):
         usual = list(columns)
-    there = f"{name} has the columns {_some([repr(column) for column in columns])}"
+    there = f"{name} has the columns {some([repr(column) for column in columns])}"
     for one, what in ((0, "source"), (1, "target")):
         other = found[1 - one]
         if not found[one] and len(columns) == 2 and other in columns:
@@ -288,8 +266,9 @@ def _columns(name: str, columns: list[str], source: str, target: str) -> tuple[s
         found[one] = found[one] or usual[one]
         if not found[one]:
             raise InputError(
-                f"{there}: say which one holds the {what}s, {what}_column=; where these are no "
-                "names of columns, put a first row with such, source and target"
+                f"{there}: say which one holds the {what}s, with --{what}-column or "
+                f"{what}_column=; where these are no names of columns, put a first row with such, "
+                "source and target"
             )
         if columns.count(found[one]) != 1:
             how = "none" if found[one] not in columns else "more than one"
@@ -305,16 +284,7 @@ def _held_out(train: Pairs, seed: int) -> set[str]:
     if len(sources) < 2:
         raise InputError(
             f"{train.name} has too few different sources ({len(sources)}) to hold some out: give "
-            "pairs to test on, test_path"
+            "pairs to test on, --test-data or test_data="
         )
-
-    def place(text: str) -> bytes:
-        return hashlib.sha256(f"{seed}\n{text}".encode()).digest()
-
     count = min(MOST, max(1, round(len(sources) / PART)))
-    return set(sorted(sources, key=place)[:count])
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    """`3, 7 and 2 more`."""
-    return _some([str(number) for number in numbers])
+    return set(drawn(sources, seed, count))

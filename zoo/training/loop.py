@@ -16,13 +16,14 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from zoo import __version__
+from zoo.data import PAIRED
 from zoo.errors import RecipeError, TrainingError
 from zoo.folder import CARD, LOG, RECIPE, FileRecord, save_folder
 from zoo.loading import load
 from zoo.model import Model
 from zoo.registry import registry, resolve
 from zoo.tasks import BaseTask, Batches
-from zoo.tasks.labelled_file import LabelledFile, for_recipe
+from zoo.tasks.own_data import OwnData, for_recipe
 from zoo.training import checkpoint
 from zoo.training.memory import keep_freed_memory
 from zoo.training.muon import Muon
@@ -53,8 +54,10 @@ def train(
         overwrite: replace what is at `out` and throw away an unfinished run there.
         overrides: other values for the recipe's keys, such as `steps=100` or `d_model=64`;
             `tuning="lora"` adapts `base`, or the model whose name or folder is given as `recipe`,
-            with the method's options beside it, such as `rank=8`; `data="my.csv"` takes labelled
-            texts of your own, with `text_column`, `label_column`, `test_data` and `license`.
+            with the method's options beside it, such as `rank=8`; `data="my.csv"` takes texts of
+            your own, with `test_data` and `license`: labelled ones, with `text_column` and
+            `label_column`; for an encoder-decoder sentence pairs, with `source_column` and
+            `target_column`, or line by line in two files, `data=("my.en", "my.de")`.
 
     Returns:
         The model as loaded from its folder.
@@ -196,8 +199,9 @@ class Run:
                 f"recipe says architecture {name!r}, its base {self.recipe.base} is of "
                 f"{base.card.architecture!r}"
             )
-        pipeline, task = self.task_entry.pipeline, self.recipe.task
-        if base.pipeline != pipeline and not hasattr(base.config, "head"):
+        pipeline, task = self.task_entry.pipeline, self.task_entry.name
+        alike = base.pipeline == pipeline or {base.pipeline, pipeline} <= set(PAIRED)
+        if not alike and not hasattr(base.config, "head"):
             raise RecipeError(
                 f"{task} is a {pipeline} task, {base.name} is a {base.pipeline} model, "
                 "whose architecture has no other head"
@@ -460,7 +464,7 @@ def _finish(run: Run, folder: Path) -> None:
         files,
         architecture=run.architecture,
         task=run.task_entry,
-        data=run.task.facts() if isinstance(run.task, LabelledFile) else None,
+        data=run.task.facts() if isinstance(run.task, OwnData) else None,
         distributions={"txzoo": __version__} | {o.distribution: o.version for o in owners},
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         training={

@@ -6,13 +6,16 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
-from zoo.errors import RecipeError
+from zoo.data import PAIRED
+from zoo.errors import RecipeError, UnknownNameError
 from zoo.loading import info
+from zoo.registry import registry
 
 OPTIMIZERS = ("adamw", "muon")
 STORAGE = ("float16", "bfloat16", "float32")
@@ -21,9 +24,13 @@ DATA = {
     "data": "path",
     "text_column": "text_column",
     "label_column": "label_column",
+    "source_column": "source_column",
+    "target_column": "target_column",
     "test_data": "test_path",
     "license": "license",
 }
+OWN = (*PAIRED, "text-classification")  # pipelines that [data] can be for
+TARGETS = {"path": "target_path", "test_path": "test_target_path"}  # of sentence pairs in two files
 # what TOML gives for a field, and what it is called; everything else is a table
 KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     int: ((int,), "a whole number"),
@@ -112,8 +119,10 @@ class Recipe:
         tuning: `method`, the name of a way of adapting, and its options; empty likewise.
         contexts: tokens read at once at which the finished model is measured too, besides the
             length it was trained on.
-        data: labelled texts instead of a task: `path`, and where wanted `text_column`,
-            `label_column`, `test_path` and `license`; see `zoo.tasks.labelled_file`.
+        data: the user's own instead of a task: `path`, and where wanted `test_path` and `license`;
+            of labelled texts `text_column` and `label_column`; of sentence pairs `source_column`
+            and `target_column`, or `target_path` and `test_target_path`, and `pipeline`, which is
+            that of the architecture unless given; see `zoo.tasks.own_data`.
         source: the file it was read from.
     """
 
@@ -177,8 +186,8 @@ class Recipe:
 
         With a `tuning`, which may be the name of a method alone, further keys are its options, and
         what shall be other in the base's configuration stands in a `config` of its own. `data`, the
-        path of labelled texts, takes the place of the task; `text_column`, `label_column`,
-        `test_data` and `license` go with it.
+        path of labelled texts or sentence pairs, or two paths, sources and targets, takes the place
+        of the task; names of columns, `test_data` and `license` go with it.
         """
         changes = self._with_data(changes)
         if isinstance(changes.get("tuning"), str):
@@ -214,16 +223,22 @@ class Recipe:
         rest = {key: value for key, value in changes.items() if key not in DATA}
         given = {DATA[k]: v for k, v in changes.items() if k in DATA and v is not None}
         table = given.pop("path", None)
-        new = (
-            dict(table) if isinstance(table, Mapping) else {} if table is None else {"path": table}
-        )
+        new = dict(table) if isinstance(table, Mapping) else _paths("path", table)
+        given |= _paths("test_path", given.pop("test_path", None))
         if not given and not new:
             return rest
         if not (new or self.data):
             key = next(key for key in changes if key in DATA)
-            raise RecipeError(f"{key} belongs to labelled texts: give their file, --data or data=")
-        new = {**(new or self.data), **given}
-        for key in ("path", "test_path"):
+            paired = key in ("source_column", "target_column")
+            whose = "sentence pairs" if paired else "labelled texts"
+            raise RecipeError(f"{key} belongs to {whose}: give their file, --data or data=")
+        old = {**self.data}
+        if "test_path" in given:
+            old.pop("test_target_path", None)
+        if new and (pipeline := self._paired()):
+            new.setdefault("pipeline", pipeline)
+        new = {**(new or old), **given}
+        for key in (*TARGETS, *TARGETS.values()):
             if isinstance(new.get(key), os.PathLike):
                 new[key] = os.fspath(new[key])
         if not self.data:
@@ -235,6 +250,15 @@ class Recipe:
             rest.setdefault("evaluate_every", 0)  # there is no split to look at
             rest.setdefault("contexts", ())
         return {**rest, "data": new, "task": ""}
+
+    def _paired(self) -> str:
+        """The pipeline that own data are for where they are pairs; empty where they are not."""
+        if self.data:
+            return str(self.data.get("pipeline", ""))
+        with suppress(UnknownNameError):  # of a plugin that is not here: then it is not needed
+            pipeline = registry().tasks.get(self.task).pipeline
+            return pipeline if pipeline in PAIRED else ""
+        return ""
 
     def dump(self) -> str:
         """The recipe as TOML, every default written out."""
@@ -249,6 +273,15 @@ class Recipe:
             if table:
                 lines += ["", f"[{title}]", *(f"{k} = {_toml(v)}" for k, v in table.items())]
         return "\n".join(lines) + "\n"
+
+
+def _paths(key: str, given: Any) -> dict[str, Any]:
+    """One path, or those of sources and of targets, as [data] has them."""
+    files = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    if len(files) > 2:
+        what = "data" if key == "path" else "test_data"
+        raise RecipeError(f"{what} is one file, or two, sources and targets; got {len(files)}")
+    return dict(zip((key, TARGETS[key]), files, strict=False))
 
 
 def _settings(recipe: Recipe, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -277,12 +310,14 @@ def _check_data(values: Mapping[str, Any], training: Mapping[str, Any]) -> None:
         return
     if task:
         raise RecipeError(f"recipe has the task {task!r} and [data]: leave one of them out")
-    _check_keys("[data]", data, list(DATA.values()))
+    _check_keys("[data]", data, [*DATA.values(), *TARGETS.values(), "pipeline"])
     if "path" not in data:
-        raise RecipeError("[data] lacks path, a file of labelled texts")
+        raise RecipeError("[data] lacks path, a file of labelled texts or of sentence pairs")
     for key, value in data.items():
         if not isinstance(value, str) or not value:
             raise RecipeError(f"[data] {key} must be a text, got {value!r}")
+    if data.get("pipeline", OWN[0]) not in OWN:
+        raise RecipeError(f"[data] pipeline must be {', '.join(OWN)}, got {data['pipeline']!r}")
     if training.get("evaluate_every"):
         raise RecipeError("[training] evaluate_every must be 0: [data] has no validation split")
 
@@ -290,7 +325,7 @@ def _check_data(values: Mapping[str, Any], training: Mapping[str, Any]) -> None:
 def _beside(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The [data] table of a file in a folder: what lies there is found from anywhere."""
     found = dict(data)
-    for key in ("path", "test_path"):
+    for key in (*TARGETS, *TARGETS.values()):
         path = data.get(key)
         if isinstance(path, str) and not os.path.isfile(path) and (folder / path).is_file():
             found[key] = os.path.relpath(folder / path)

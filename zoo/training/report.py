@@ -101,7 +101,7 @@ def new_card(
         distributions: what the model needs installed, with the versions that trained it.
         parameters: how many numbers were learned.
         training: facts of the run.
-        data: facts of the labelled texts that stand for a task, see `zoo.tasks.labelled_file`.
+        data: facts of the user's own data that stand for a task, see `zoo.tasks.own_data`.
     """
     # the card beside a base's recipe speaks of the base
     beside = recipe.source.parent / CARD if recipe.source is not None and not recipe.base else None
@@ -120,7 +120,8 @@ def new_card(
     front.pop("model-index", None)
     if recipe.data.get("license"):
         front["license"] = task.license
-    what = architecture.summary if data is None else "Text classification"
+    own = task.pipeline.replace("-", " ").capitalize()
+    what = architecture.summary if data is None else own
     summary = f"{what}, trained on {task.name}" if old is None else old.summary
     front["txzoo"] = {
         "name": recipe.name,
@@ -139,7 +140,7 @@ def new_card(
 
 
 def data_of(card: Card) -> dict[str, Any]:
-    """What a card says of the labelled texts that stand for a task; empty where there is one."""
+    """What a card says of the user's own data that stand for a task; empty where there is one."""
     return dict(card.data["txzoo"].get("data") or {})
 
 
@@ -149,16 +150,17 @@ def _without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def about(data: Mapping[str, Any], license: str) -> str:
     """The part of a card that says what it was trained on; braces are doubled, for `format`."""
+    what = "pairs" if "pairs" in data else "texts"
 
-    def one(name: str, digest: str, texts: int) -> str:
+    def one(name: str, digest: str, count: int) -> str:
         safe = name.replace("`", "'")
-        return f"{texts:,} texts of `{safe}`,\nsha256 `{digest}`"
+        return f"{count:,} {what} of `{safe}`,\nsha256 `{digest}`"
 
-    words = f"\n## Data\n\n{one(data['name'], data['sha256'], data['texts'])}"
+    words = f"\n## Data\n\n{one(data['name'], data['sha256'], data[what])}"
     if "held_out" in data:
         words += f";\n{data['held_out']:,} of them were held out for the scores.\n"
     else:
-        test = one(data["test_name"], data["test_sha256"], data["test_texts"])
+        test = one(data["test_name"], data["test_sha256"], data[f"test_{what}"])
         words += f";\nmeasured on {test}.\n"
     return f"{words}Licence of the data: {license}.\n".replace("{", "{{").replace("}", "}}")
 
