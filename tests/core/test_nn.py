@@ -112,6 +112,21 @@ def test_cross_entropy_is_torchs(rows: int) -> None:
     torch.testing.assert_close(gradient, torch.autograd.grad(3 * expected, logits)[0])
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_cross_entropy_smooths_and_leaves_rows_out_as_torchs(smoothing: float) -> None:
+    torch.manual_seed(2)
+    logits = torch.randn(700, 11, requires_grad=True)
+    targets = torch.randint(11, (700,)).masked_fill(torch.rand(700) < 0.3, -100)
+    assert (targets[512:] == -100).any()  # in the second block too
+    expected = nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+    (wanted,) = torch.autograd.grad(expected, logits)
+    loss = cross_entropy(logits, targets, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    (found,) = torch.autograd.grad(loss * 3, logits)
+    torch.testing.assert_close(found, wanted * 3)
+    assert not found[targets == -100].any()
+
+
 def test_cross_entropy_of_extreme_and_short_logits() -> None:
     logits = torch.tensor([[1e4, 0.0, -1e4], [-1e4, 0.0, 1e4]])
     assert cross_entropy(logits, torch.tensor([0, 1])).item() == pytest.approx(5e3)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import InputError, MissingExtraError, TrainingError
+from zoo.nn.loss import IGNORED, cross_entropy
 from zoo.pipelines import tokenizer_of
 from zoo.pipelines.reading import CHUNK, Ids, Reader, by_length, pad
 from zoo.tasks.base import BaseTask
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from zoo.model import Model
 
-NO_TARGET = -100  # stands in the targets where a row is shorter than the batch
+NO_TARGET = IGNORED  # stands in the targets where a row is shorter than the batch
 ENDS = (END_OF_TEXT, "</s>")  # ours, T5's and Marian's
 RESAMPLES = 1000  # as sacrebleu's own command draws
 SCORED_TOKENS = 2048  # of a batch that is scored: (B, T, V) logits are what takes memory
@@ -105,10 +106,9 @@ class Translation(BaseTask):
     def loss(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean cross-entropy of the targets' tokens with label smoothing, in nats."""
         logits = module(batch["source"], batch["ids"], batch["real"])  # (B, T, V)
-        return nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(),
+        return cross_entropy(
+            logits.flatten(0, 1),
             batch["targets"].flatten(),
-            ignore_index=NO_TARGET,
             label_smoothing=self.label_smoothing,
         )
 
