@@ -6,7 +6,8 @@ Letters: R rows (prompts times copies or beams), V vocabulary, P prompts, K beam
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -183,18 +184,26 @@ def generate(
         return _search(rows, options, new, end_id, ends)
     rows = _rows(module, _repeated(prompts, options.num_return_sequences), new, use_cache)
     written: list[list[int]] = [[] for _ in rows.texts]
-    running = list(range(len(written)))
-    for tokens in _tokens(rows, options, new):
-        for row in tuple(running):
-            token, ids = tokens[row], written[row]
-            if token == end_id:
-                running.remove(row)
-                continue
-            ids.append(token)
-            if ends is not None and ends(rows.texts[row], ids):
-                running.remove(row)
-        if not running:
-            break
+    computed = list(range(len(written)))  # the answers that the rows are of
+    running = set(computed)
+    steps = _tokens(rows, options, new)
+    tokens = next(steps)
+    with suppress(StopIteration):  # all tokens are written
+        while True:
+            for answer, token in zip(computed, tokens, strict=True):
+                if answer not in running:
+                    continue
+                ids = written[answer]
+                if token != end_id:
+                    ids.append(token)
+                if token == end_id or (ends is not None and ends(rows.texts[answer], ids)):
+                    running.remove(answer)
+            if not running:
+                break
+            kept = _worth_computing([a in running for a in computed], options.num_return_sequences)
+            if kept is not None:
+                computed = [computed[row] for row in kept]
+            tokens = steps.send(kept)
     return Generation(ids=written)
 
 
@@ -302,6 +311,20 @@ def _ending(options: GenerationOptions, tokenizer: "Tokenizer | None") -> Ending
     return ends
 
 
+def _worth_computing(running: Sequence[bool], group: int) -> list[int] | None:
+    """The rows to go on with, when a quarter of them or more is done; a group goes as a whole.
+
+    To leave rows out costs a copy of the cache, so that it is not done for each.
+    """
+    alive = [
+        row
+        for first in range(0, len(running), group)
+        if any(running[first : first + group])
+        for row in range(first, first + group)
+    ]
+    return alive if len(alive) <= 0.75 * len(running) else None
+
+
 class _CachedRows:
     """Next-token scores of a batch of texts, by way of the key/value cache.
 
@@ -340,6 +363,9 @@ class _CachedRows:
 
     def reorder(self, rows: Tensor) -> None:
         """Keep these rows, (R,), in this order."""
+        if len(rows) < len(self.ids) and hasattr(self.module, "keep"):
+            self.module.keep(rows, len(self.ids))  # type: ignore[operator]
+        self.ids = self.ids[rows]
         self.cache.reorder(rows)
 
 
@@ -430,8 +456,11 @@ class _Draw:
 @torch.inference_mode()
 def _tokens(
     rows: _CachedRows | _WholeRows, options: GenerationOptions, new: int
-) -> Iterator[list[int]]:
-    """One token for each row, `new` times, greedily or drawn."""
+) -> Generator[list[int], list[int] | None, None]:
+    """One token for each row, `new` times, greedily or drawn.
+
+    It goes on with the rows that it is sent, or with all.
+    """
     penalty = options.repetition_penalty
     repetition = None if penalty == 1 else _Repetition(penalty, rows)
     draw = _Draw(options, rows.written_from) if options.samples else None
@@ -440,8 +469,16 @@ def _tokens(
         if repetition is not None:
             scores = repetition(scores)
         tokens = scores.argmax(dim=-1) if draw is None else draw(scores)  # (R,)
-        yield tokens.tolist()
+        kept = yield tokens.tolist()
         if left:
+            if kept is not None:
+                index = torch.tensor(kept, device=tokens.device)
+                tokens = tokens[index]
+                rows.reorder(index)
+                if repetition is not None:
+                    repetition.reorder(index)
+                if draw is not None:
+                    draw.streams = [draw.streams[row] for row in kept]
             if repetition is not None:
                 repetition.add(tokens)
             scores = rows.step(tokens[:, None])
@@ -473,6 +510,7 @@ def _search(
     penalty = options.repetition_penalty
     repetition = None if penalty == 1 else _Repetition(penalty, rows)
     prompts = rows.texts[::K]
+    places = list(range(P))  # of the prompts that are computed, among all
     scores = rows.first()  # (P * K, V)
     V, device = scores.shape[-1], scores.device
     offsets = torch.arange(P, device=device)[:, None] * K  # (P, 1), first row of each prompt
@@ -503,18 +541,26 @@ def _search(
             if searching[prompt]:
                 ids = candidates[prompt, place].tolist()
                 score = best[prompt, place].item() / n**options.length_penalty
-                finished[prompt].append((score, ids[:-1] if ids[-1] == end_id else ids))
+                found = finished[places[prompt]]
+                found.append((score, ids[:-1] if ids[-1] == end_id else ids))
         live, kept = (best + ended * NEVER).topk(K)  # (P, K)
         reach = (live[:, 0] / n**options.length_penalty).tolist()
-        for prompt, hypotheses in enumerate(finished):
+        for prompt, place in enumerate(places):
+            hypotheses = finished[place]
             hypotheses.sort(key=lambda pair: -pair[0])
             del hypotheses[K:]
             full = len(hypotheses) == K
             searching[prompt] &= not full or reach[prompt] > hypotheses[-1][0]
         if n == new or not any(searching):
             break
-        source = origin.gather(1, kept).flatten()  # (P * K,)
-        tokens = token.gather(1, kept).flatten()
+        source, tokens = origin.gather(1, kept), token.gather(1, kept)  # (P, K)
+        alive = _worth_computing(searching, 1)
+        if alive is not None:
+            source, tokens, live = source[alive], tokens[alive], live[alive]
+            prompts, places = [prompts[p] for p in alive], [places[p] for p in alive]
+            searching = [True] * len(alive)
+            P, offsets = len(alive), offsets[: len(alive)]
+        source, tokens = source.flatten(), tokens.flatten()  # (P * K,)
         written = torch.cat([written[source], tokens[:, None]], dim=1)
         rows.reorder(source)
         if repetition is not None:

@@ -113,6 +113,20 @@ def test_beams_and_their_scores(
     assert best == texts[0]
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"top_k": 1, "num_return_sequences": 2}])
+def test_what_has_ended_is_computed_no_more(
+    ours: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [Text2Text(ours)(source, max_new_tokens=12, **options) for source in SOURCES]
+    rows, decode = [], ours.module.decode
+    monkeypatch.setattr(
+        ours.module, "decode", lambda ids, *rest: rows.append(len(ids)) or decode(ids, *rest)
+    )
+    assert Text2Text(ours)(SOURCES, max_new_tokens=12, **options) == alone
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] <= 0.75 * rows[0]
+
+
 def test_a_source_draws_the_same_alone_and_in_a_batch(ours: Any) -> None:
     pipeline = Text2Text(ours)
     options = {"temperature": 1.0, "seed": 5, "max_new_tokens": 12}

@@ -99,9 +99,15 @@ class Cache:
         return causal_mask(T, self.length + T, self.padding, device=self.memory.device)
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the rows (B,), in that order: how beam search moves its hypotheses."""
-        filled = self.memory[..., : self.length, :]
-        filled.copy_(filled.index_select(2, rows))  # twice as fast as indexing
+        """Keep the rows (B,), in that order: how beam search moves its hypotheses.
+
+        They may be fewer than before.
+        """
+        if len(rows) < self.memory.shape[2]:
+            self.memory = self.memory.index_select(2, rows)
+        else:
+            filled = self.memory[..., : self.length, :]
+            filled.copy_(filled.index_select(2, rows))  # twice as fast as indexing
         if self.padding is not None:
             self.padding = self.padding[rows]
 
@@ -110,7 +116,8 @@ class SourceCache(Cache):
     """A cache for a decoder that looks at a source too, whose keys and values are computed once.
 
     Several rows side by side may share one source: `reorder` moves rows among those of their own
-    source only, as beam search does, so that the source's part stays where it is.
+    source only, as beam search does, so that the source's part stays where it is; of fewer rows it
+    keeps whole sources.
     """
 
     def __init__(self, *sizes: int, **options: Any) -> None:
@@ -124,3 +131,24 @@ class SourceCache(Cache):
         if layer not in self._sources:
             self._sources[layer] = make()
         return self._sources[layer]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep the rows (R,), in that order: all of each source that is kept, side by side."""
+        before = self.memory.shape[2]
+        if len(rows) < before:
+            for layer, (k, v) in self._sources.items():
+                kept = sources_of(rows, before, len(k))
+                self._sources[layer] = k.index_select(0, kept), v.index_select(0, kept)
+        super().reorder(rows)
+
+
+def sources_of(rows: Tensor, before: int, sources: int) -> Tensor:
+    """Which sources rows belong to, each once.
+
+    Args:
+        rows: places among those before, all of each source side by side.
+        before: how many rows there were.
+        sources: how many sources.
+    """
+    each = before // sources
+    return rows[::each] // each

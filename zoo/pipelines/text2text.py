@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from zoo.errors import ContextLengthError, InputError
 from zoo.generation import GenerationOptions, generate, stream
 from zoo.nn import SourceCache
+from zoo.nn.cache import sources_of
 from zoo.pipelines import tokenizer_of
 from zoo.pipelines.reading import Reader, by_length, pad
 from zoo.pipelines.text_generation import Pieces, find_stop
@@ -260,6 +261,11 @@ class Given(nn.Module):
         """Logits (R, T, V) after ids (R, T); the rows of a source stand side by side."""
         logits: Tensor = self.module.decode(ids, self.memory, self.real, cache)
         return logits
+
+    def keep(self, rows: Tensor, before: int) -> None:
+        """Go on with these of the rows before, all of each source that is kept, side by side."""
+        kept = sources_of(rows, before, len(self.memory))
+        self.memory, self.real = self.memory[kept], self.real[kept]
 
     def texts(self, rows: int) -> list[tuple[int, ...]]:
         """The source of each of so many rows."""
