@@ -1,8 +1,10 @@
 """Decoding speed of a model beside `transformers.generate` on its exported twin.
 
     python benchmarks/decoding.py alibi-lm rope-lm --tokens 200 --rounds 9
+    python benchmarks/decoding.py seq2seq-en-de --batch 1 32 --beams 1 4 --tokens 40
 
-Each peer runs in a process of its own, with its own defaults, greedily and with its cache; the two
+Each peer runs in a process of its own, with its own defaults, greedily or by beams and with its
+cache, and writes the same number of tokens, whatever they are; the two
 take turns (A B A B ...). A round in which a peer waited for a processor more than 3 % of the time
 is left out; if that leaves none, the waiting is taken off each. Printed: tokens a second at the
 median round, the ratio, whether both wrote the same tokens, and the machine.
@@ -26,28 +28,40 @@ SCHEDULE = Path("/proc/self/schedstat")  # nanoseconds run and nanoseconds waite
 Write = Callable[[], list[list[int]]]
 
 
-def zoo_peer(ref: str, prompts: list[list[int]], new: int) -> Write:
-    """Our decoding."""
+def zoo_peer(ref: str, prompts: list[list[int]], new: int, beams: int) -> Write:
+    """Our decoding; for an encoder-decoder the prompts are sources, read each time anew."""
     import zoo
     from zoo.generation import GenerationOptions, generate
+    from zoo.pipelines.text2text import Given
 
     module = zoo.load(ref).module
-    options = GenerationOptions(max_new_tokens=new)
-    return lambda: generate(module, prompts, options).ids
+    options = GenerationOptions(max_new_tokens=new, num_beams=beams)
+    if not hasattr(module, "decode"):
+        return lambda: generate(module, prompts, options).ids
+
+    def write() -> list[list[int]]:
+        given = Given(module, prompts)
+        return generate(given, given.prompts, options).ids
+
+    return write
 
 
-def transformers_peer(folder: str, prompts: list[list[int]], new: int) -> Write:
+def transformers_peer(folder: str, prompts: list[list[int]], new: int, beams: int) -> Write:
     """Theirs, on the exported twin."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    both = AutoConfig.from_pretrained(folder).is_encoder_decoder
+    kind = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+    model = kind.from_pretrained(folder).eval()
     ids = torch.tensor(prompts)
-    way = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-    mask = torch.ones_like(ids)
-    return lambda: model.generate(ids, attention_mask=mask, **way)[:, ids.shape[1] :].tolist()
+    way = {"max_new_tokens": new, "num_beams": beams, "do_sample": False}
+    # nothing ends before its time
+    way |= {"eos_token_id": None} if both else {"min_new_tokens": new, "pad_token_id": 0}
+    mask, start = torch.ones_like(ids), 1 if both else ids.shape[1]
+    return lambda: model.generate(ids, attention_mask=mask, **way)[:, start:].tolist()
 
 
 PEERS = {"zoo": zoo_peer, "transformers": transformers_peer}
@@ -64,7 +78,7 @@ def work(peer: str, source: str, task: dict[str, Any]) -> None:
 
     if task["threads"]:
         torch.set_num_threads(task["threads"])
-    write = PEERS[peer](source, task["prompts"], task["new"])
+    write = PEERS[peer](source, task["prompts"], task["new"], task["beams"])
     write()  # warm
     print(json.dumps({"threads": torch.get_num_threads(), "ids": write()}), flush=True)
     for _ in sys.stdin:
@@ -90,7 +104,7 @@ def answer(process: "subprocess.Popen[str]") -> Any:
     return json.loads(line)
 
 
-def compare(ref: str, batch: int, tokens: int, rounds: int, threads: int) -> None:
+def compare(ref: str, batch: int, tokens: int, rounds: int, threads: int, beams: int) -> None:
     """Let the two take turns on one model, and print a line."""
     import torch
 
@@ -99,11 +113,12 @@ def compare(ref: str, batch: int, tokens: int, rounds: int, threads: int) -> Non
 
     model = zoo.load(ref)
     limit: int = model.config.max_seq_len  # a twin may end there, whether ours does or not
-    length = min(8, limit // 2)
-    new = min(tokens, limit - length)
+    both = hasattr(model.module, "decode")
+    length = min(20 if both else 8, limit // 2)
+    new = min(tokens, limit - 1 if both else limit - length)
     generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(model.config.vocab_size, (batch, length), generator=generator)
-    task = {"prompts": prompts.tolist(), "new": new, "threads": threads}
+    prompts = torch.randint(2, model.config.vocab_size, (batch, length), generator=generator)
+    task = {"prompts": prompts.tolist(), "new": new, "threads": threads, "beams": beams}
     with tempfile.TemporaryDirectory() as temporary:
         twin = export(model, Path(temporary, "twin"))
         sources = {"zoo": ref, "transformers": str(twin)}
@@ -130,7 +145,7 @@ def compare(ref: str, batch: int, tokens: int, rounds: int, threads: int) -> Non
     same = "same tokens" if first["zoo"]["ids"] == first["transformers"]["ids"] else "OTHER TOKENS"
     distinct = len({token for row in first["zoo"]["ids"] for token in row})
     print(
-        f"{model.name}, batch {batch}, {length} + {new} tokens, "
+        f"{model.name}, batch {batch}, beams {beams}, {length} + {new} tokens, "
         f"{first['zoo']['threads']} threads: "
         f"zoo {speeds['zoo']:,.0f}/s, transformers {speeds['transformers']:,.0f}/s, "
         f"ratio {speeds['zoo'] / speeds['transformers']:.2f} "
@@ -162,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", help="names or folders that zoo.load takes")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--beams", type=int, nargs="+", default=[1])
     parser.add_argument("--tokens", type=int, default=200, help="to write in a round")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="PyTorch's own number unless given")
@@ -169,7 +185,8 @@ def main() -> None:
     print(machine())
     for ref in arguments.models:
         for batch in arguments.batch:
-            compare(ref, batch, arguments.tokens, arguments.rounds, arguments.threads)
+            for beams in arguments.beams:
+                compare(ref, batch, arguments.tokens, arguments.rounds, arguments.threads, beams)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from zoo.tasks.labelled_file import LabelledFile
 from zoo.tasks.language_modeling import LanguageModeling, TokenBatches, token_scores
 from zoo.tasks.masked_language import MaskedLanguageModeling
 from zoo.tasks.pair_file import PairFile
+from zoo.tasks.spans import SpanCorruption
 from zoo.tasks.translation import Translation
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LanguageModeling",
     "MaskedLanguageModeling",
     "PairFile",
+    "SpanCorruption",
     "TextClassification",
     "TokenBatches",
     "Translation",
