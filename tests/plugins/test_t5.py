@@ -17,6 +17,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from zoo_t5 import model as file
 from zoo_t5.model import T5, T5Config, bucket
+
+from zoo.errors import ConfigError, InputError, TrainingError, WeightsError
+from zoo.model import Model
+from zoo.nn import SourceCache, record_attention
+from zoo.pipelines.reading import Reader
+from zoo.pipelines.text2text import Text2Text
+from zoo.registry import resolve
 from zoo.tasks.spans import (
     Hiding,
     SpanBatches,
@@ -26,13 +33,6 @@ from zoo.tasks.spans import (
     hide_spans,
     sentinels_of,
 )
-
-from zoo.errors import ConfigError, InputError, TrainingError, WeightsError
-from zoo.model import Model
-from zoo.nn import SourceCache, record_attention
-from zoo.pipelines.reading import Reader
-from zoo.pipelines.text2text import Text2Text
-from zoo.registry import resolve
 from zoo.tokenization import build_tokenizer, end_texts
 
 CLOSE = {"rtol": 1e-5, "atol": 3e-5}
