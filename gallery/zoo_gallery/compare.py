@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -11,6 +11,7 @@ import gradio as gr
 
 from zoo import Card, Model
 from zoo.charts import Point, lengths, lengths_of, svg, trained_length
+from zoo.data import PAIRED
 from zoo.errors import InputError, ZooError
 from zoo.evaluation.compare import compare as measure
 from zoo.evaluation.study import find_study, studies
@@ -18,6 +19,7 @@ from zoo.folder import CONFIG, read_config
 from zoo.generation import GenerationOptions, stream
 from zoo.numbers import with_error
 from zoo.pipelines import encode
+from zoo.pipelines.text2text import Text2Text, Translation
 from zoo.pipelines.text_generation import Pieces, TextGeneration
 from zoo_gallery.markup import figure, heading, listed, paragraph, table
 from zoo_gallery.snippets import reference
@@ -27,6 +29,7 @@ from zoo_gallery.views import check_length, telling
 MOST = 4  # columns that can be read beside each other
 CHOSEN = 3  # at first
 METRIC = "perplexity per word"
+WRITERS = ("text-generation", *PAIRED)  # pipelines whose models write
 
 
 @dataclass
@@ -62,7 +65,7 @@ class Column:
 
 def page(gallery: Gallery) -> None:
     """Build the page in the current Blocks."""
-    cards = [card for card in gallery.cards if card.pipeline == "text-generation" and card.trained]
+    cards = [card for card in gallery.cards if card.pipeline in WRITERS and card.trained]
     said = (
         f"Up to {MOST} models write in turn, a token each, with the same settings and the same "
         "seed. The time is each model's own."
@@ -193,13 +196,28 @@ def _another(column: Column, writer: Iterator[tuple[str, int]]) -> bool:
 
 def written(model: Model, prompt: str, options: GenerationOptions) -> Iterator[tuple[str, int]]:
     """Pieces of text, each with how many tokens it took."""
+    for number, (tokens, pieces) in enumerate(writing(model, prompt, options)):
+        if number:
+            yield " ", 0
+        for token in tokens:
+            yield pieces.push(token), 1
+        if rest := pieces.rest():
+            yield rest, 0
+
+
+def writing(
+    model: Model, prompt: str, options: GenerationOptions
+) -> list[tuple[Iterator[int], Pieces]]:
+    """The tokens as they are written, and what makes text of them; for each part of a source."""
+    if model.pipeline in PAIRED:
+        most = getattr(model.module, "max_len", None) or options.max_new_tokens or 1
+        length = min(most, options.max_new_tokens or most)
+        kind = Translation if model.pipeline == "translation" else Text2Text
+        return kind(model).streams(prompt, replace(options, max_new_tokens=length))
     pipeline = TextGeneration(model)
     ids = encode(pipeline.tokenizer, prompt)
-    pieces = Pieces(pipeline.tokenizer, ids)
-    for token in stream(model.module, ids, options, end_id=pipeline.end_id):
-        yield pieces.push(token), 1
-    if rest := pieces.rest():
-        yield rest, 0
+    tokens = stream(model.module, ids, options, end_id=pipeline.end_id)
+    return [(tokens, Pieces(pipeline.tokenizer, ids))]
 
 
 def lengths_part(cards: Sequence[Card]) -> str:

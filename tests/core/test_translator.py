@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 from transformers import AutoTokenizer, MarianMTModel
 from zoo_gallery.attention_tab import look
+from zoo_gallery.compare import compared
 from zoo_gallery.state import Gallery, Limits
 from zoo_gallery.views.text2text import writer
 
@@ -108,6 +109,17 @@ def test_the_view_of_the_gallery(gallery: Gallery, translator: Path) -> None:
     ((best, table),) = list(write(TEXT, 3, 1.0))
     assert best == GERMAN
     assert table.count("<tr") == 4 and GERMAN in table
+
+
+def test_translators_stand_side_by_side(gallery: Gallery, translator: Path) -> None:
+    name = str(translator)
+    *_, (one, other) = compared(gallery, [name, "synthetic-decoder"], TEXT, 10, 0, 1, 1)
+    assert (one.text, one.tokens) == (GERMAN, 3)
+    assert other.text
+    lines = "\n".join([TEXT, "two", TEXT, "one two three", "five"])
+    with pytest.warns(UserWarning, match="5 sentences"):
+        *_, (one,) = compared(gallery, [name], lines, 10, 0, 1, 1)
+    assert one.text == f"{GERMAN} zwei {GERMAN} eins zwei drei fünf"
 
 
 def test_the_attention_of_the_gallery_is_the_alignment(gallery: Gallery, translator: Path) -> None:

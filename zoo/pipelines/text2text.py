@@ -193,21 +193,27 @@ class Text2Text:
         text: str = self.tokenizer.decode(list(ids))
         return text[: find_stop(text, stops)]
 
-    def _pieces(self, text: str, options: GenerationOptions) -> Iterator[str]:
-        """Check everything now, write when asked."""
+    def streams(self, text: str, options: GenerationOptions) -> list[tuple[Iterator[int], Pieces]]:
+        """For each part of a source the tokens as they are written, and what makes text of them.
+
+        Raises:
+            InputError: an empty source, options with more than one answer, or with stop texts.
+            ContextLengthError: a source has more tokens than the model has positions.
+        """
         if options.stop:
             raise InputError("stop and stream do not go together here: leave one out")
+        found = []
         (parts,) = self.parts([text])
-        streams = []
         for ids in parts:
             given = Given(self.module, [ids])
-            tokens = stream(
-                given,
-                given.prompts[0],
-                self._bounded(given, options),
-                end_id=self.config.end_id,
-            )
-            streams.append((tokens, Pieces(self.tokenizer, [])))
+            bounded = self._bounded(given, options)
+            tokens = stream(given, given.prompts[0], bounded, end_id=self.config.end_id)
+            found.append((tokens, Pieces(self.tokenizer, [])))
+        return found
+
+    def _pieces(self, text: str, options: GenerationOptions) -> Iterator[str]:
+        """Check everything now, write when asked."""
+        streams = self.streams(text, options)
 
         def write() -> Iterator[str]:
             for number, (tokens, pieces) in enumerate(streams):
