@@ -17,7 +17,7 @@ NEW = 12
 def test_bundled_model_runs_elsewhere(name: str, tmp_path) -> None:
     model = zoo.load(name)
     if not hasattr(model.module, "to_transformers"):
-        with pytest.raises(InputError, match="no decoder that computes the same"):
+        with pytest.raises(InputError, match="no model that computes the same"):
             export(model, tmp_path / "out")
         return  # relative-decoder: held to T5's stack in test_relative.py
     if not getattr(model.config, "embedding_norm", True):  # held to BLOOM in test_alibi.py
