@@ -50,6 +50,7 @@ class EncoderConfig(Config):
     labels: tuple[str, ...] = ()
     dropout: float = 0.0
     norm_eps: float = 1e-12
+    init_std: float = 0.02
     pad_id: int = 0
 
     def __post_init__(self) -> None:
@@ -58,6 +59,8 @@ class EncoderConfig(Config):
         if isinstance(self.labels, str) or not all(isinstance(name, str) for name in self.labels):
             raise ConfigError(f"labels must be a list of names, got {self.labels!r}")
         object.__setattr__(self, "labels", tuple(self.labels))  # JSON has lists
+        if not self.init_std > 0:  # NaN is not
+            raise ConfigError(f"init_std must be above 0, got {self.init_std}")
         for name, choices in (("norm", NORMS), ("pooling", POOLINGS), ("head", HEADS)):
             if (value := getattr(self, name)) not in choices:
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
@@ -171,10 +174,10 @@ class Encoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal with deviation 0.02; biases 0."""
+        """Normal; with deviation 0.02 the embeddings, `init_std` the other matrices; biases 0."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
-                nn.init.normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=0.02 if "embedding" in name else self.config.init_std)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 

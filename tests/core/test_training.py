@@ -121,6 +121,9 @@ def interrupt(_: Tensor) -> Tensor:
         ("warmup_steps = 2", "warmup_steps = -1", "warmup_steps must be at least 0, got -1"),
         ("warmup_steps = 2", "weight_decay = nan", "weight_decay must be at least 0, got nan"),
         ("checkpoint_every = 5", "checkpoint_every = 0", "checkpoint_every must be above 0"),
+        ("log_every = 3", "short_steps = 4", "belong together, got 4 and 0"),
+        ("log_every = 3", "short_length = 4", "belong together, got 0 and 4"),
+        ("log_every = 3", "short_length = -4", "short_length must be at least 0, got -4"),
         ("log_every = 3", "betas = [0.9]", r"betas must be two numbers .* got \[0.9\]"),
         ("log_every = 3", "betas = [0.9, 1.0]", r"betas must be two numbers .* got \[0.9, 1.0\]"),
         ("log_every = 3", "betas = ['a', 0.5]", r"betas must be two numbers"),
@@ -339,11 +342,42 @@ def test_same_seed_same_weights(recipe: Recipe, tmp_path: Path) -> None:
     assert a != c
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_an_interrupted_run_goes_on_as_if_never_stopped(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+def test_short_pieces_come_first(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe.with_changes(optimizer=optimizer, steps=23)  # past the end of an epoch
+    """As many tokens a step, in more and shorter rows."""
+    shapes: list[tuple[int, ...]] = []
+    original = zoo_synthetic.task.Synthetic.loss
+
+    def loss(self: Any, module: nn.Module, batch: Any) -> Tensor:
+        shapes.append(tuple(batch["ids"].shape))
+        return original(self, module, batch)
+
+    monkeypatch.setattr(zoo_synthetic.task.Synthetic, "loss", loss)
+    staged = recipe.with_changes(short_steps=7, short_length=8)
+    model = train(staged, out=tmp_path / "whole")
+    assert shapes == [(32, 8)] * 7 + [(8, 32)] * 5
+    task = zoo_synthetic.task.Synthetic()
+    short, long = (
+        task.batches(model.tokenizer, length=n, batch_tokens=256, seed=3).per_epoch for n in (8, 32)
+    )
+    assert model.card is not None
+    passed = model.card.data["txzoo"]["training"]["epochs"]
+    assert passed == pytest.approx(7 / short + 5 / long, abs=0.005)
+    epochs = [row for row in read_log(tmp_path / "whole") if "epoch" in row]
+    assert [row["epoch"] for row in epochs] == list(range(1, int(passed) + 1))
+    with pytest.raises(RecipeError, match="short_length=32 is not shorter than max_seq_len=32"):
+        train(recipe.with_changes(short_steps=7, short_length=32), out=tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": "adamw"}, {"optimizer": "muon"}, {"short_steps": 7, "short_length": 8}],
+)
+def test_an_interrupted_run_goes_on_as_if_never_stopped(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    recipe = recipe.with_changes(**changes, steps=23)  # past the end of an epoch
     train(recipe, out=tmp_path / "whole")
     for last in (9, 9):  # steps 1 ... 8, then 6 ... 13, of which 5 and 10 are kept
         break_loss(monkeypatch, {last: interrupt})

@@ -78,6 +78,18 @@ def test_bert_loads_and_computes_the_same(kind: str, tmp_path: Path) -> None:
     )
 
 
+def test_how_an_encoder_begins() -> None:
+    torch.manual_seed(0)
+    module = Encoder(config_of(d_model=96, d_ff=160, n_heads=4, init_std=0.1))
+    for name, parameter in module.named_parameters():
+        if parameter.dim() > 1:
+            wanted = 0.02 if "embedding" in name else 0.1
+            error = wanted / (2 * parameter.numel()) ** 0.5
+            assert abs(parameter.std().item() - wanted) < 4 * error, name
+        elif name.endswith("bias"):
+            assert not parameter.any()
+
+
 @pytest.mark.parametrize(
     "head", ["none", "classification", "token-classification", "masked-language"]
 )
@@ -153,6 +165,7 @@ def config_of(**changes: object) -> EncoderConfig:
     ("changes", "message"),
     [
         ({"norm": "sandwich"}, "norm must be one of post, pre, got 'sandwich'"),
+        ({"init_std": 0.0}, "init_std must be above 0, got 0.0"),
         ({"pooling": "max"}, "pooling must be one of first, mean, attention"),
         ({"head": "regression"}, "head must be one of none, classification"),
         ({"head": "classification", "labels": ["one"]}, "needs two labels or more"),

@@ -21,6 +21,7 @@ from zoo.errors import RecipeError, TrainingError
 from zoo.folder import CARD, LOG, RECIPE, FileRecord, save_folder
 from zoo.loading import load
 from zoo.model import Model
+from zoo.pipelines import prefix_of
 from zoo.registry import registry, resolve
 from zoo.tasks import BaseTask, Batches
 from zoo.tasks.own_data import OwnData, for_recipe
@@ -161,12 +162,15 @@ class Run:
         config: Any = self.module.config
         self.config = config
         self.learned = list(trained(self.module))
-        self.batches: Batches = self.task.batches(
-            self.tokenizer,
-            length=self.config.max_seq_len,
-            batch_tokens=self.settings.batch_tokens,
-            seed=recipe.seed,
-        )
+        self.task.prefix = prefix_of(config)
+        self.batches = self._batches(self.config.max_seq_len)
+        short = self.settings.short_length
+        if short >= self.config.max_seq_len:
+            raise RecipeError(
+                f"[training] short_length={short} is not shorter than "
+                f"max_seq_len={self.config.max_seq_len}"
+            )
+        self.short = self._batches(short) if short else self.batches
         self.optimizers = build_optimizers(self.module, self.settings)
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.wrapped = accelerator.prepare(self.module)
@@ -213,6 +217,20 @@ class Run:
         self.changes = changes if module is not base.module else {}
         return base.tokenizer, adapt(module, options.pop("method"), fresh=self.fresh, **options)
 
+    def _batches(self, length: int) -> Batches:
+        return self.task.batches(
+            self.tokenizer,
+            length=length,
+            batch_tokens=self.settings.batch_tokens,
+            seed=self.recipe.seed,
+        )
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data so far."""
+        short = min(self.step, self.settings.short_steps)
+        return short / self.short.per_epoch + (self.step - short) / self.batches.per_epoch
+
     @property
     def stands_alone(self) -> bool:
         """Whether the result holds every weight, and so needs no base to be loaded."""
@@ -234,6 +252,7 @@ class Run:
                 set_progress: Any = getattr(self.module, "set_progress", None)
                 if set_progress is not None:  # see zoo.tuning.gradual
                     set_progress(self.step / self.settings.steps)
+                before = int(self.epochs)
                 result = self.one_step()
                 self.step += 1
                 self.seconds = time.monotonic() - started
@@ -254,8 +273,7 @@ class Run:
                     )
                     progress.update(self.step, loss=sum(losses) / len(losses), rate=rate)
                     recent.clear()
-                if self.step % self.batches.per_epoch == 0 and epoch:
-                    number = self.step // self.batches.per_epoch
+                if (number := int(self.epochs)) > before and epoch:
                     log.write(epoch=number, step=self.step, loss=round(sum(epoch) / len(epoch), 5))
                     epoch.clear()
                 every = self.settings.evaluate_every
@@ -274,7 +292,8 @@ class Run:
         """One optimiser step; loss and gradient norm, or None for a step skipped as not finite."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         torch.manual_seed(hash((self.recipe.seed, self.step, rank)) % 2**63)  # dropout
-        whole = self.batches(self.step)
+        short = self.settings.short_steps
+        whole = self.short(self.step) if self.step < short else self.batches(self.step - short)
         batch = {n: rows[rank::world].to(self.accelerator.device) for n, rows in whole.items()}
         rows, mine = (len(next(iter(part.values()))) for part in (whole, batch))
         if rows < world:
@@ -472,7 +491,7 @@ def _finish(run: Run, folder: Path) -> None:
             "steps": run.step,
             "skipped_steps": run.skipped,
             "tokens": run.step * recipe.training.batch_tokens,
-            "epochs": round(run.step / run.batches.per_epoch, 2),
+            "epochs": round(run.epochs, 2),
             "minutes": round(run.seconds / 60, 1),
             "processes": run.accelerator.num_processes,
             "hardware": hardware(run.accelerator.device),

@@ -52,6 +52,10 @@ class TrainingSettings:
         embedding_learning_rate: peak of all that Muon does not take, `learning_rate` if 0.
         optimizer: "adamw", or "muon" for the matrices with AdamW for the rest.
         warmup_steps: linear rise at the start.
+        short_steps: how many of the steps, the first ones, read texts in pieces of `short_length`
+            tokens, and so more of them (Press et al. 2021, "Shortformer", arXiv:2012.15832,
+            section 4); 0 for none.
+        short_length: tokens of such a piece.
         final_learning_rate: share of the peak that the cosine ends at.
         weight_decay: decoupled; on matrices only.
         betas: AdamW's running averages.
@@ -69,6 +73,8 @@ class TrainingSettings:
     embedding_learning_rate: float = 0.0
     optimizer: str = "adamw"
     warmup_steps: int = 0
+    short_steps: int = 0
+    short_length: int = 0
     final_learning_rate: float = 0.0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
@@ -82,10 +88,16 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         above = ("steps", "batch_tokens", "learning_rate", "clip", "log_every", "checkpoint_every")
         rates = ("embedding_learning_rate", "final_learning_rate", "weight_decay")
-        for name in (*above, *rates, "warmup_steps", "evaluate_every"):
+        counts = ("warmup_steps", "evaluate_every", "short_steps", "short_length")
+        for name in (*above, *rates, *counts):
             value, least = getattr(self, name), "above" if name in above else "at least"
             if not (value > 0 or (value == 0 and name not in above)):  # NaN is neither
                 raise RecipeError(f"[training] {name} must be {least} 0, got {value}")
+        if bool(self.short_steps) != bool(self.short_length):
+            raise RecipeError(
+                "[training] short_steps and short_length belong together, got "
+                f"{self.short_steps} and {self.short_length}"
+            )
         numbers = [beta for beta in self.betas if type(beta) in (int, float) and 0 <= beta < 1]
         if len(self.betas) != 2 or len(numbers) != 2:
             raise RecipeError(
