@@ -97,12 +97,15 @@ class TatoebaEnDe(EnglishGerman):
 
 
 class EnDe(EnglishGerman):
-    """Captions and everyday sentences into German, learned from together, measured apart."""
+    """Captions and everyday sentences into German, learned from together, measured apart.
+
+    The captions come three times in an epoch, so that both are about as many tokens of it.
+    """
 
     splits = ("train", "validation", "tatoeba_validation", "test_2016", "tatoeba_test")
     test_splits = splits[3:]
     parts = {
-        "train": ((captions, "train"), (everyday, "train")),
+        "train": (*3 * ((captions, "train"),), (everyday, "train")),
         "validation": ((captions, "validation"),),
         "tatoeba_validation": ((everyday, "validation"),),
         "test_2016": ((captions, "test"),),
