@@ -6,6 +6,8 @@ done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# tests wait for servers and browsers too: one process more than there are cores, four at most
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 MODELS := $(patsubst %/model.safetensors,%,$(wildcard plugins/*/models/*/model.safetensors))
 
 .PHONY: demo test lint docs train-all clean
@@ -14,7 +16,7 @@ demo: $(STAMP)  ## run every bundled model once
 	$(BIN)/txzoo demo
 
 test: $(STAMP) lint  ## lint, types and tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

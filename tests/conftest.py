@@ -12,6 +12,22 @@ from zoo import plugins, registry
 
 Install = Callable[..., Path]
 
+# files that take a minute or more begin first, so that none of them is left alone at the end
+SLOW = (
+    "kit/test_install.py",
+    "hub/test_faults.py",
+    "gallery/test_train.py",
+    "gallery/test_app.py",
+    "kit/test_kit.py",
+    "docs/test_site.py",
+    "core/test_compare.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files before all others; what is in a file stays in its order."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(SLOW))
+
 
 def write_distribution(
     site: Path,
