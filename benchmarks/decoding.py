@@ -2,12 +2,15 @@
 
     python benchmarks/decoding.py alibi-lm rope-lm --tokens 200 --rounds 9
     python benchmarks/decoding.py seq2seq-en-de --batch 1 32 --beams 1 4 --tokens 40
+    python benchmarks/decoding.py seq2seq-en-de --batch 1 32 --beams 1 4 --texts sentences.txt
 
 Each peer runs in a process of its own, with its own defaults, greedily or by beams and with its
-cache, and writes the same number of tokens, whatever they are; the two
-take turns (A B A B ...). A round in which a peer waited for a processor more than 3 % of the time
-is left out; if that leaves none, the waiting is taken off each. Printed: tokens a second at the
-median round, the ratio, whether both wrote the same tokens, and the machine.
+cache, and writes the same number of tokens, whatever they are; with --texts an encoder-decoder
+reads the lines of a file, in batches in their order, and each answer ends where it ends, after
+--tokens at the latest. The two take turns (A B A B ...). A round in which a peer waited for a
+processor more than 3 % of the time is left out; if that leaves none, the waiting is taken off each.
+Printed: tokens a second at the median round, the ratio, whether both wrote the same tokens, and the
+machine.
 """
 
 import argparse
@@ -28,26 +31,44 @@ SCHEDULE = Path("/proc/self/schedstat")  # nanoseconds run and nanoseconds waite
 Write = Callable[[], list[list[int]]]
 
 
-def zoo_peer(ref: str, prompts: list[list[int]], new: int, beams: int) -> Write:
-    """Our decoding; for an encoder-decoder the prompts are sources, read each time anew."""
+def zoo_peer(
+    ref: str, batches: list[list[list[int]]], new: int, beams: int, end: int | None
+) -> Write:
+    """Our decoding; for an encoder-decoder the prompts are sources, read each time anew.
+
+    Args:
+        ref: of the model.
+        batches: the prompts of each.
+        new: tokens to write.
+        beams: 1 for greedy.
+        end: the token that ends an answer; None to write all.
+    """
     import zoo
     from zoo.generation import GenerationOptions, generate
+    from zoo.nn import EncoderDecoder
     from zoo.pipelines.text2text import Given
 
     module = zoo.load(ref).module
     options = GenerationOptions(max_new_tokens=new, num_beams=beams)
-    if not hasattr(module, "decode"):
-        return lambda: generate(module, prompts, options).ids
+    if not isinstance(module, EncoderDecoder):
+        return lambda: [
+            row for prompts in batches for row in generate(module, prompts, options).ids
+        ]
 
     def write() -> list[list[int]]:
-        given = Given(module, prompts)
-        return generate(given, given.prompts, options).ids
+        found = []
+        for prompts in batches:
+            given = Given(module, prompts)
+            found += generate(given, given.prompts, options, end_id=end).ids
+        return found
 
     return write
 
 
-def transformers_peer(folder: str, prompts: list[list[int]], new: int, beams: int) -> Write:
-    """Theirs, on the exported twin."""
+def transformers_peer(
+    folder: str, batches: list[list[list[int]]], new: int, beams: int, end: int | None
+) -> Write:
+    """Theirs, on the exported twin; arguments as those of `zoo_peer`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils import logging
@@ -56,12 +77,23 @@ def transformers_peer(folder: str, prompts: list[list[int]], new: int, beams: in
     both = AutoConfig.from_pretrained(folder).is_encoder_decoder
     kind = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
     model = kind.from_pretrained(folder).eval()
-    ids = torch.tensor(prompts)
-    way = {"max_new_tokens": new, "num_beams": beams, "do_sample": False}
-    # nothing ends before its time
-    way |= {"eos_token_id": None} if both else {"min_new_tokens": new, "pad_token_id": 0}
-    mask, start = torch.ones_like(ids), 1 if both else ids.shape[1]
-    return lambda: model.generate(ids, attention_mask=mask, **way)[:, start:].tolist()
+    way: dict[str, Any] = {"max_new_tokens": new, "num_beams": beams, "do_sample": False}
+    # without an end nothing ends before its time
+    way |= {"eos_token_id": end} if both else {"min_new_tokens": new, "pad_token_id": 0}
+
+    def write() -> list[list[int]]:
+        found = []
+        for prompts in batches:
+            longest = max(map(len, prompts))
+            real = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in prompts])
+            pad = model.config.pad_token_id or 0
+            ids = torch.tensor([p + [pad] * (longest - len(p)) for p in prompts])
+            rows = model.generate(ids, attention_mask=real, **way)
+            rows = rows[:, 1 if both else longest :].tolist()
+            found += [row[: row.index(end)] if end in row else row for row in rows]
+        return found
+
+    return write
 
 
 PEERS = {"zoo": zoo_peer, "transformers": transformers_peer}
@@ -78,7 +110,7 @@ def work(peer: str, source: str, task: dict[str, Any]) -> None:
 
     if task["threads"]:
         torch.set_num_threads(task["threads"])
-    write = PEERS[peer](source, task["prompts"], task["new"], task["beams"])
+    write = PEERS[peer](source, task["batches"], task["new"], task["beams"], task["end"])
     write()  # warm
     print(json.dumps({"threads": torch.get_num_threads(), "ids": write()}), flush=True)
     for _ in sys.stdin:
@@ -104,21 +136,37 @@ def answer(process: "subprocess.Popen[str]") -> Any:
     return json.loads(line)
 
 
-def compare(ref: str, batch: int, tokens: int, rounds: int, threads: int, beams: int) -> None:
+def compare(
+    ref: str,
+    batch: int,
+    tokens: int,
+    rounds: int,
+    threads: int,
+    beams: int,
+    texts: list[str] | None = None,
+) -> None:
     """Let the two take turns on one model, and print a line."""
     import torch
 
     import zoo
     from zoo.export import export
+    from zoo.nn import EncoderDecoder
 
     model = zoo.load(ref)
     limit: int = model.config.max_seq_len  # a twin may end there, whether ours does or not
-    both = hasattr(model.module, "decode")
+    both = isinstance(model.module, EncoderDecoder)
     length = min(20 if both else 8, limit // 2)
     new = min(tokens, limit - 1 if both else limit - length)
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(2, model.config.vocab_size, (batch, length), generator=generator)
-    task = {"prompts": prompts.tolist(), "new": new, "threads": threads, "beams": beams}
+    batches, end, what = [prompts.tolist()], None, f"{length} + {new} tokens"
+    if texts is not None:
+        if not both or model.tokenizer is None:
+            raise SystemExit(f"--texts are for encoder-decoders with a tokenizer; {ref} is none")
+        ids = [encoding.ids for encoding in model.tokenizer.encode_batch_fast(texts)]
+        batches = [ids[start : start + batch] for start in range(0, len(ids), batch)]
+        end, what = model.config.end_id, f"{len(texts)} texts"
+    task = {"batches": batches, "new": new, "threads": threads, "beams": beams, "end": end}
     with tempfile.TemporaryDirectory() as temporary:
         twin = export(model, Path(temporary, "twin"))
         sources = {"zoo": ref, "transformers": str(twin)}
@@ -133,6 +181,7 @@ def compare(ref: str, batch: int, tokens: int, rounds: int, threads: int, beams:
                 found[peer].append(answer(process))
         for process in processes.values():
             process.communicate()
+    written = sum(map(len, first["zoo"]["ids"])) + len(texts or ())  # ends are written too
     speeds: dict[str, float] = {}
     kept: dict[str, str] = {}
     for peer, samples in found.items():
@@ -140,12 +189,12 @@ def compare(ref: str, batch: int, tokens: int, rounds: int, threads: int, beams:
         seconds = [sample["seconds"] for sample in fed] or [
             sample["seconds"] * (1 - sample["waited"]) for sample in samples
         ]
-        speeds[peer] = batch * new / statistics.median(seconds)
+        speeds[peer] = written / statistics.median(seconds)
         kept[peer] = f"{len(fed)}/{rounds}"
     same = "same tokens" if first["zoo"]["ids"] == first["transformers"]["ids"] else "OTHER TOKENS"
     distinct = len({token for row in first["zoo"]["ids"] for token in row})
     print(
-        f"{model.name}, batch {batch}, beams {beams}, {length} + {new} tokens, "
+        f"{model.name}, batch {batch}, beams {beams}, {what}, "
         f"{first['zoo']['threads']} threads: "
         f"zoo {speeds['zoo']:,.0f}/s, transformers {speeds['transformers']:,.0f}/s, "
         f"ratio {speeds['zoo'] / speeds['transformers']:.2f} "
@@ -179,14 +228,24 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--beams", type=int, nargs="+", default=[1])
     parser.add_argument("--tokens", type=int, default=200, help="to write in a round")
+    parser.add_argument("--texts", type=Path, help="a text in each line, to read instead")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="PyTorch's own number unless given")
     arguments = parser.parse_args()
+    texts = arguments.texts and arguments.texts.read_text(encoding="utf-8").splitlines()
     print(machine())
     for ref in arguments.models:
         for batch in arguments.batch:
             for beams in arguments.beams:
-                compare(ref, batch, arguments.tokens, arguments.rounds, arguments.threads, beams)
+                compare(
+                    ref,
+                    batch,
+                    arguments.tokens,
+                    arguments.rounds,
+                    arguments.threads,
+                    beams,
+                    texts,
+                )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Attention weights of a text, as tensors and as a picture."""
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo.charts import AXES, LABEL_INCHES, SHADES, draw_weights
 from zoo.errors import InputError, MissingExtraError
-from zoo.pipelines import encode, tokenizer_of
+from zoo.pipelines import encode, prefix_of, tokenizer_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from zoo.model import Model
 
+WORD = re.compile(r"\w+|[^\w\s]")
 SHOWN = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣"})  # else invisible
 
 
@@ -32,9 +34,9 @@ def attention_maps(model: "Model", text: str) -> "list[Tensor]":
     """
     import torch
 
-    from zoo.nn import record_attention
+    from zoo.nn import EncoderDecoder, record_attention
 
-    if hasattr(model.module, "decode"):
+    if isinstance(model.module, EncoderDecoder):
         return alignment(model, text).layers
     ids = torch.tensor([encode(tokenizer_of(model), text)], device=model.device)  # (1, T)
     with torch.no_grad(), record_attention() as layers:
@@ -47,7 +49,7 @@ class Alignment:
     """Where a decoder looks in the source while it writes.
 
     Attributes:
-        source: S words and signs of the source, and its end.
+        source: S words and signs of the source, and its end; first the model's prefix, if any.
         target: T words and signs of the target, and its end.
         layers: for each decoder layer (H, T, S): row t is the mean over the tokens of target word t
             of the weights they give to all tokens of each source word; rows sum to 1.
@@ -75,25 +77,29 @@ def alignment(model: "Model", source: str, target: str | None = None) -> Alignme
     """
     import torch
 
-    from zoo.nn import record_attention
+    from zoo.nn import EncoderDecoder, record_attention
+    from zoo.pipelines.reading import Reader
 
-    if not hasattr(model.module, "decode"):
+    module = model.module
+    if not isinstance(module, EncoderDecoder):
         raise InputError(f"{model.name} is no encoder-decoder: it aligns nothing")
     target = str(model(source)) if target is None else target
-    tokenizer, module, config = tokenizer_of(model), model.module, model.config
+    tokenizer, config = tokenizer_of(model), model.config
     for text in (source, target):
         encode(tokenizer, text)
         if not text.strip():
             raise InputError("There is nothing to align: the source or the target is empty")
-    written, read = tokenizer.encode(target), tokenizer.encode(source)
+    prefix = prefix_of(config)
+    (read,) = Reader(tokenizer, sys.maxsize, prefix=prefix).encode([source])
+    written = tokenizer.encode(target)
     ids = torch.tensor([[config.start_id, *written.ids[:-1]]], device=model.device)  # (1, T)
     with torch.no_grad():
         sources = torch.tensor([read.ids], device=model.device)  # (1, S)
-        memory = module.encode(sources)  # type: ignore[operator]
+        memory = module.encode(sources)
         with record_attention() as layers:
-            module.decode(ids, memory, torch.ones_like(sources).bool())  # type: ignore[operator]
+            module.decode(ids, memory, torch.ones_like(sources).bool())
     rows, row_of = _words(target, written)
-    columns, column_of = _words(source, read)
+    columns, column_of = _words(prefix + source, read, prefix)
     merge = torch.nn.functional.one_hot(torch.tensor(row_of), len(rows)).float()  # (tokens, T)
     merge = (merge / merge.sum(0)).T
     gather = torch.nn.functional.one_hot(torch.tensor(column_of), len(columns)).float()
@@ -101,9 +107,13 @@ def alignment(model: "Model", source: str, target: str | None = None) -> Alignme
     return Alignment(columns, rows, cross)
 
 
-def _words(text: str, encoding: "Encoding") -> tuple[list[str], list[int]]:
-    """The words and signs of a text and its end, and for each token which of them it is part of."""
-    spans = [word.span() for word in re.finditer(r"\w+|[^\w\s]", text)]
+def _words(text: str, encoding: "Encoding", prefix: str = "") -> tuple[list[str], list[int]]:
+    """The words and signs of a text and its end, and for each token which of them it is part of.
+
+    A prefix that the text begins with is one word.
+    """
+    spans = [(0, len(prefix.rstrip()))] if prefix else []
+    spans += [word.span() for word in WORD.finditer(text, len(prefix))]
     words = [text[start:end] for start, end in spans] + ["end"]
     places: list[int] = []
     for (start, end), special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True):

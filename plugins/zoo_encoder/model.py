@@ -177,7 +177,8 @@ class Encoder(nn.Module):
         """Normal; with deviation 0.02 the embeddings, `init_std` the other matrices; biases 0."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
-                nn.init.normal_(parameter, std=0.02 if "embedding" in name else self.config.init_std)
+                std = 0.02 if "embedding" in name else self.config.init_std
+                nn.init.normal_(parameter, std=std)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 

@@ -26,17 +26,19 @@ import torch
 from torch import Tensor, nn
 
 from zoo import Config
-from zoo.convert import NOT_READ, check_sizes, untangle
-from zoo.errors import (
-    ConfigError,
-    ContextLengthError,
-    InputError,
-    MissingExtraError,
-    WeightsError,
-    ZooError,
+from zoo.convert import (
+    NOT_READ,
+    adopt,
+    attention,
+    building,
+    check_checkpoint,
+    check_sizes,
+    class_of,
+    library,
+    load_theirs,
+    untangle,
 )
-from zoo.folder import load_into
-from zoo.nn import attend
+from zoo.errors import ConfigError, ContextLengthError, InputError
 from zoo_hf_encoder import MODEL_TYPES
 from zoo_hf_encoder.tokenizer import read_tokenizer
 
@@ -56,7 +58,6 @@ HEADS = {  # ours, the end of the class's name in transformers, and its table of
     "masked-language": ("ForMaskedLM", "MODEL_FOR_MASKED_LM_MAPPING_NAMES"),
 }
 OWN = ("vocab_size", "pad_token_id", "id2label", "label2id", "num_labels", "architectures")
-OURS = "txzoo"
 BUFFERS = ("position_ids", "token_type_ids")  # ends of names: stored by older versions
 
 
@@ -137,52 +138,6 @@ def first_position(kind: str, pad_id: int) -> int:
     return pad_id + 1 if kind in ("camembert", "roberta", "xlm-roberta") else 0
 
 
-def library() -> Any:
-    """The package `transformers`.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError("An encoder of the Hub other than BERT", "hf") from error
-    return transformers
-
-
-def class_of(kind: str, head: str) -> Any:
-    """The class of `transformers` for a model_type and a head."""
-    package = library()
-    from transformers.models.auto import modeling_auto
-
-    return getattr(package, getattr(modeling_auto, HEADS[head][1])[kind])
-
-
-def attention() -> str:
-    """The name by which `transformers` knows our attention, whose weights can be recorded."""
-    package = library()
-    from transformers.masking_utils import sdpa_mask
-
-    package.AttentionInterface.register(OURS, _attend)
-    package.AttentionMaskInterface.register(OURS, sdpa_mask)
-    return OURS
-
-
-def _attend(
-    part: nn.Module,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """`zoo.nn.attend` as `transformers` calls it: (B, H, T, E) in, (B, T, H, E) out."""
-    mixed = attend(q, k, v, mask, scale=scaling, dropout=dropout)
-    return mixed.transpose(1, 2).contiguous(), None
-
-
 class HfEncoder(nn.Module):
     """Token ids to what the head gives.
 
@@ -200,30 +155,25 @@ class HfEncoder(nn.Module):
         self.max_len = config.max_seq_len
         settings = config.settings()
         kind = settings.pop("model_type")
-        made, options = class_of(kind, config.head), {}
+        made, options = class_of(HEADS[config.head][1], kind), {}
         if "add_pooling_layer" in inspect.signature(made).parameters:
             options["add_pooling_layer"] = config.pooler
         elif config.pooler:
             raise ConfigError(f"{made.__name__} has no pooling layer: pooler must be False")
         if "id2label" in settings:  # in JSON keys are texts
             settings["id2label"] = dict(enumerate(config.labels))
-        try:
+        with building(made.__name__):
             their_config = library().CONFIG_MAPPING[kind](**settings)
             if made._supports_attention_backend:
                 their_config._attn_implementation = attention()
             theirs = made(their_config, **options)
-        except (ZooError, RuntimeError):
-            raise
-        except Exception as error:  # whatever follows from values that nobody thought of
-            raise ConfigError(f"transformers builds no {made.__name__} of this: {error}") from error
         self.aliases = untangle(theirs)
         self.body = str(theirs.base_model_prefix)  # the name of all that is no head
-        # beside torch's own list of parts, which has them under their names in the checkpoint
-        object.__setattr__(self, "theirs", theirs)
         if config.head == "none":
+            object.__setattr__(self, "theirs", theirs)  # beside torch's own list of parts
             self.add_module(self.body, theirs)
         else:
-            self._modules, self._parameters = theirs._modules, theirs._parameters
+            adopt(self, theirs)
         self.takes = set(inspect.signature(theirs.forward).parameters)
 
     def hidden(
@@ -327,11 +277,9 @@ class HfEncoder(nn.Module):
             ConfigError: another head, or values that cannot be.
             WeightsError: a tensor is missing, left over or of another shape; names it.
         """
-        check_sizes(config)
-        if config.get("quantization_config"):
-            raise ConfigError("Its weights are quantized: only plain ones are read")
+        check_checkpoint(config)
         head, body_only = head_of(config)
-        made = class_of(config["model_type"], head)
+        made = class_of(HEADS[head][1], config["model_type"])
         prefix = f"{made.base_model_prefix}."
         found = {new_name(name): tensor for name, tensor in tensors.items()}
         if body_only and any(name.startswith(prefix) for name in found):
@@ -349,11 +297,7 @@ class HfEncoder(nn.Module):
             for name, tensor in found.items()
             if name in own or not (name.startswith(aside) or name.endswith(BUFFERS))
         }
-        for second, name in module.aliases.items():
-            copied = found.pop(second, None)
-            if copied is not None and not torch.equal(found.setdefault(name, copied), copied):
-                raise WeightsError(f"{second} and {name} must be the same, and are not")
-        load_into(module, found, f"The checkpoint of a {made.__name__}")
+        load_theirs(module, found, module.aliases, made.__name__)
         return module
 
     @staticmethod
@@ -378,7 +322,7 @@ def head_of(config: Mapping[str, Any]) -> tuple[str, bool]:
     if not name or name.endswith("ForPreTraining"):
         return "none", True
     for head in HEADS:
-        if name == class_of(config["model_type"], head).__name__:
+        if name == class_of(HEADS[head][1], config["model_type"]).__name__:
             break
     else:
         ends = ", ".join(f"...{end}" for end, _ in HEADS.values())

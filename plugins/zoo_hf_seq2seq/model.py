@@ -17,7 +17,6 @@ length, D width, H heads, E width of a head, V vocabulary.
 """
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -29,17 +28,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import Config
-from zoo.convert import MOST_COUNT, NOT_READ, check_sizes, untangle
-from zoo.errors import (
-    ConfigError,
-    ContextLengthError,
-    InputError,
-    MissingExtraError,
-    WeightsError,
-    ZooError,
+from zoo.convert import (
+    MOST_COUNT,
+    NOT_READ,
+    adopt,
+    attention,
+    building,
+    check_checkpoint,
+    check_sizes,
+    class_of,
+    library,
+    load_theirs,
+    untangle,
 )
-from zoo.folder import load_into
-from zoo.nn import SourceCache, attend, attend_source, causal_mask
+from zoo.errors import ConfigError, InputError
+from zoo.nn import EncoderDecoder, SourceCache, causal_mask
 from zoo_hf_seq2seq import BY_CONFIG, MODEL_TYPES
 
 T5S = ("mt5", "t5", "umt5")  # know positions by distances, which go on
@@ -49,7 +52,7 @@ IDS = {  # our words to those of transformers
     "end_id": "eos_token_id",
     "first_id": "forced_bos_token_id",
 }
-OWN = ("vocab_size", *IDS.values(), "architectures", "is_decoder", "is_encoder_decoder")
+OWN = ("vocab_size", *IDS.values(), "architectures", "is_decoder", "is_encoder_decoder", "prefix")
 GENERATION = (  # how `transformers` is to decode, which older checkpoints say in config.json
     "bad_words_ids",
     "do_sample",
@@ -63,7 +66,6 @@ GENERATION = (  # how `transformers` is to decode, which older checkpoints say i
     "no_repeat_ngram_size",
     "num_beams",
     "num_labels",
-    "prefix",
     "task_specific_params",
     "use_cache",
 )
@@ -74,12 +76,12 @@ SIZES = {  # our words to those of transformers, of T5 and its relatives and of 
 }
 SOURCE_ATTENTION = ("EncDecAttention", "encoder_attn")  # ends of names
 HEAD = "lm_head"
-IGNORED = (  # tensors of older checkpoints that no model reads
+UNREAD = (  # tensors of older checkpoints that no model reads
     "encoder.version",
     "decoder.version",
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
 )
-OURS = "txzoo-seq2seq"
+WRITERS, BODIES = "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES", "MODEL_MAPPING_NAMES"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +99,9 @@ class HfSeq2SeqConfig(Config):
         start_id: what a target is begun with.
         end_id: what a source and a target end with.
         first_id: a token that every written target has at its first place, such as the language
-            to translate into; None where the model chooses. It changes only what is written with a
-            cache: logits of targets that are given are the model's own.
+            to translate into; None where the model chooses. Pipelines see to it: logits are the
+            model's own.
+        prefix: what stands before each source, such as "summarize: ".
         tie_output: whether the output matrix is that of the token embeddings. Where the table says
             `tie_word_embeddings=False` for BART and its relatives, it is none in any case.
     """
@@ -110,6 +113,7 @@ class HfSeq2SeqConfig(Config):
     start_id: int = 0
     end_id: int = 1
     first_id: int | None = None
+    prefix: str = ""
     tie_output: bool = True
 
     def __post_init__(self) -> None:
@@ -123,6 +127,8 @@ class HfSeq2SeqConfig(Config):
                 raise ConfigError(f"{name} must be a token, 0 to {last}, got {value!r}")
         if self.end_id == self.pad_id:
             raise ConfigError(f"end_id and pad_id are both {self.pad_id}: an end is no padding")
+        if not isinstance(self.prefix, str):
+            raise ConfigError(f"prefix must be a text, got {self.prefix!r}")
         if not isinstance(self.transformers, dict):
             raise ConfigError(f"transformers must be a table, got {self.transformers!r}")
         object.__setattr__(self, "transformers", copy.deepcopy(self.transformers))
@@ -153,7 +159,8 @@ class HfSeq2SeqConfig(Config):
         ids = {theirs: getattr(self, ours) for ours, theirs in IDS.items()}
         if self.first_id is None:
             del ids[IDS["first_id"]]
-        return {**copy.deepcopy(self.transformers), "vocab_size": self.vocab_size, **ids}
+        own = {"vocab_size": self.vocab_size} | ({"prefix": self.prefix} if self.prefix else {})
+        return {**copy.deepcopy(self.transformers), **own, **ids}
 
     @cached_property
     def theirs(self) -> Any:
@@ -164,12 +171,8 @@ class HfSeq2SeqConfig(Config):
             ConfigError: values that cannot be.
         """
         settings = self.settings()
-        try:
+        with building("configuration"):
             return library().CONFIG_MAPPING[settings.pop("model_type")](**settings)
-        except ZooError:
-            raise
-        except Exception as error:  # whatever follows from values that nobody thought of
-            raise ConfigError(f"transformers takes no such configuration: {error}") from error
 
     @property
     def d_model(self) -> int:
@@ -203,76 +206,6 @@ class HfSeq2SeqConfig(Config):
 def not_read(key: str) -> bool:
     """Whether a key of a checkpoint's `config.json` is none of our table."""
     return key in OWN or key in GENERATION or key in NOT_READ or key.startswith("_")
-
-
-def library() -> Any:
-    """The package `transformers`.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError("BART, mT5 and their relatives of the Hub", "hf") from error
-    return transformers
-
-
-def class_of(kind: str) -> Any:
-    """The class of `transformers` for a model_type."""
-    package = library()
-    from transformers.models.auto import modeling_auto
-
-    names = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-    return getattr(package, names[kind])
-
-
-def body_of(kind: str) -> str:
-    """The name of the class of `transformers` without an output layer."""
-    from transformers.models.auto import modeling_auto
-
-    return str(modeling_auto.MODEL_MAPPING_NAMES[kind])
-
-
-def attention() -> str:
-    """The name by which `transformers` knows our attention."""
-    library().AttentionInterface.register(OURS, _attend)
-    return OURS
-
-
-def _attend(
-    part: nn.Module,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    position_bias: Tensor | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """`zoo.nn.attend` and `attend_source` as `transformers` calls it.
-
-    Args:
-        part: the layer that asks; `reads_source` on it says which of the two.
-        q: queries (R, H, T, E).
-        k: keys (R, H, S, E), or (P, H, S, E).
-        v: values, as the keys.
-        mask: boolean, True = may attend, broadcasts to (R, H, T, S); of a source (P, 1, 1, S).
-        scaling: factor on the scores.
-        dropout: probability of dropping a weight.
-        position_bias: of T5 (1, H, T, S), added to the scores; of a source it is all 0.
-
-    Returns:
-        The mixed values (R, T, H, E), and no weights.
-    """
-    if part.reads_source:
-        mixed = attend_source(q, k, v, mask, scale=scaling, dropout=dropout)
-    else:
-        if position_bias is not None:
-            mask = position_bias.masked_fill(~mask, -math.inf)
-        mixed = attend(q, k, v, mask, scale=scaling, dropout=dropout)
-    return mixed.transpose(1, 2).contiguous(), None
 
 
 class Table(nn.Module):
@@ -368,7 +301,7 @@ class _Source:
         raise InputError("This cache has read a target without its source: begin with a new one")
 
 
-class HfSeq2Seq(nn.Module):
+class HfSeq2Seq(EncoderDecoder):
     """Source and target ids to logits of the target's next tokens.
 
     Raises:
@@ -383,14 +316,10 @@ class HfSeq2Seq(nn.Module):
         super().__init__()
         self.config = config
         self.max_len = None if config.kind in T5S else config.max_seq_len
-        made, their_config = class_of(config.kind), copy.deepcopy(config.theirs)
-        try:
+        made, their_config = class_of(WRITERS, config.kind), copy.deepcopy(config.theirs)
+        with building(made.__name__):
             their_config._attn_implementation = attention()
             theirs = made(their_config)
-        except (ZooError, RuntimeError):
-            raise
-        except Exception as error:  # whatever follows from values that nobody thought of
-            raise ConfigError(f"transformers builds no {made.__name__} of this: {error}") from error
         if not config.tie_output:
             head = getattr(theirs, HEAD)
             head.weight = nn.Parameter(head.weight.detach().clone())
@@ -398,66 +327,25 @@ class HfSeq2Seq(nn.Module):
         self.aliases |= untangle(theirs)
         for name, part in theirs.named_modules():
             part.reads_source = name.endswith(SOURCE_ATTENTION)
-        # beside torch's own list of parts, which has them under their names in the checkpoint
-        object.__setattr__(self, "theirs", theirs)
-        self._modules, self._parameters = theirs._modules, theirs._parameters
-        self._buffers = theirs._buffers
+        adopt(self, theirs)
 
-    def encode(self, source: Tensor, real: Tensor | None = None) -> Tensor:
-        """Read sources.
-
-        Args:
-            source: token ids (P, S).
-            real: True where a token is no padding (P, S); all but `pad_id` unless given.
-
-        Returns:
-            The memory, a vector for each token (P, S, D); those of padding mean nothing.
-
-        Raises:
-            ContextLengthError: more tokens than there are positions.
-        """
-        S = source.shape[1]
-        if self.max_len is not None and S > self.max_len:
-            raise ContextLengthError(
-                f"The source has {S} tokens with its end, this model has {self.max_len} positions: "
-                "give it in parts, such as its sentences"
-            )
-        real = source != self.config.pad_id if real is None else real
+    def read(self, source: Tensor, real: Tensor) -> Tensor:
+        """Memory (P, S, D) of sources (P, S); `real` (P, S) is True where a token is no padding."""
         encoder = self.theirs.get_encoder()
         output = encoder(source, attention_mask=real[:, None, None, :], return_dict=True)
         memory: Tensor = output.last_hidden_state
         return memory
 
-    def decode(
-        self,
-        ids: Tensor,
-        memory: Tensor,
-        real: Tensor | None,
-        cache: SourceCache | None = None,
+    def write(
+        self, ids: Tensor, memory: Tensor, real: Tensor | None, cache: SourceCache | None
     ) -> Tensor:
-        """Logits of the next token at every position of targets.
-
-        Args:
-            ids: token ids (R, T), R a multiple of P, the R/P targets of a source side by side; with
-                a cache the continuation of what it holds. Padding stands on the right.
-            memory: what `encode` gave (P, S, D).
-            real: True where a token of the source is no padding (P, S); None when none is.
-            cache: keys and values so far, filled by T more columns; one serves one memory only.
-
-        Returns:
-            Logits (R, T, V). With a cache those after the start are of `first_id` alone, if any.
+        """Logits (R, T, V) of targets (R, T), with a cache of what goes on from it.
 
         Raises:
-            ContextLengthError: a target longer than there are positions.
             InputError: a cache of targets that are padded on the left.
         """
         R, T = ids.shape
         before = 0 if cache is None else cache.length
-        if self.max_len is not None and before + T > self.max_len:
-            raise ContextLengthError(
-                f"The target has {before + T} tokens with its start, this model has {self.max_len} "
-                "positions: ask for fewer new tokens"
-            )
         if cache is not None and cache.padding is not None:
             raise InputError("Targets of this model begin together: pad them on the right")
         if real is None:
@@ -474,27 +362,7 @@ class HfSeq2Seq(nn.Module):
             use_cache=cache is not None,
             return_dict=True,
         ).logits
-        if cache is not None:
-            cache.advance(T)
-            if before == 0 and self.config.first_id is not None:
-                only = torch.full_like(logits[:, 0], -math.inf)
-                only[:, self.config.first_id] = 0
-                logits = torch.cat([only[:, None], logits[:, 1:]], dim=1)
         return logits
-
-    def forward(self, source: Tensor, ids: Tensor, real: Tensor | None = None) -> Tensor:
-        """Logits of targets (B, T, V), all positions at once.
-
-        Args:
-            source: token ids of the sources (B, S).
-            ids: token ids of the targets (B, T), each begun with `start_id`.
-            real: as in `encode`.
-
-        Raises:
-            ContextLengthError: a source or target longer than there are positions.
-        """
-        real = source != self.config.pad_id if real is None else real
-        return self.decode(ids, self.encode(source, real), real)
 
     @classmethod
     def from_transformers(
@@ -509,30 +377,23 @@ class HfSeq2Seq(nn.Module):
             ConfigError: another kind of model, or values that cannot be.
             WeightsError: a tensor is missing, left over or of another shape; names it.
         """
-        check_sizes(config)
-        if config.get("quantization_config"):
-            raise ConfigError("Its weights are quantized: only plain ones are read")
-        made = class_of(config["model_type"])
-        body = body_of(config["model_type"])
+        check_checkpoint(config)
+        made, body = (class_of(table, config["model_type"]) for table in (WRITERS, BODIES))
         kind = str((config.get("architectures") or [made.__name__])[0])
-        if kind not in (made.__name__, body):
-            raise ConfigError(f"{kind} is not read; read are {made.__name__} and {body}")
-        found = {name: t for name, t in tensors.items() if not name.endswith(IGNORED)}
+        if kind not in (made.__name__, body.__name__):
+            raise ConfigError(f"{kind} is not read; read are {made.__name__} and {body.__name__}")
+        found = {name: t for name, t in tensors.items() if not name.endswith(UNREAD)}
         prefix = f"{made.base_model_prefix}."
-        if kind == body and made.base_model_prefix == "model":
+        if kind == body.__name__ and made.base_model_prefix == "model":
             found = {prefix + name.removeprefix(prefix): t for name, t in found.items()}
         shared = "model.shared.weight" if made.base_model_prefix == "model" else "shared.weight"
         head = found.get(f"{HEAD}.weight")
         tied = head is None or torch.equal(head, found.get(shared, head))
         module = cls(read_config(config, tied))
-        for second, name in module.aliases.items():
-            copied = found.pop(second, None)
-            if copied is not None and not torch.equal(found.setdefault(name, copied), copied):
-                raise WeightsError(f"{second} and {name} must be the same, and are not")
         for name, own in module.state_dict(keep_vars=True).items():
             if not own.requires_grad:  # sinusoids, and a bias that begins as 0
                 found.setdefault(name, own)
-        load_into(module, found, f"The checkpoint of a {made.__name__}")
+        load_theirs(module, found, module.aliases, made.__name__)
         return module
 
     def to_transformers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -561,6 +422,7 @@ def read_config(config: Mapping[str, Any], tied: bool) -> HfSeq2SeqConfig:
         vocab_size=given["vocab_size"],
         max_seq_len=length,
         transformers=kept,
+        prefix=given["prefix"] or "",
         tie_output=tied,
         **{ours: given[theirs] for ours, theirs in IDS.items()},
     )

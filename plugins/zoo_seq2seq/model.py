@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import Config
-from zoo.convert import load_renamed
-from zoo.errors import ConfigError, ContextLengthError, WeightsError
-from zoo.nn import Cache, LayerNorm, SourceCache, attend, attend_source
+from zoo.convert import drop_copies, join, load_renamed, split
+from zoo.errors import ConfigError, WeightsError
+from zoo.nn import Cache, EncoderDecoder, LayerNorm, SourceCache, attend, attend_source
 
 NORMS = ("post", "pre")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -242,7 +242,7 @@ class Embedding(nn.Module):
         return self.dropout(x)  # type: ignore[no-any-return]
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(EncoderDecoder):
     """Source and target ids to logits of the target's next tokens."""
 
     config_class = Seq2SeqConfig
@@ -278,61 +278,21 @@ class Seq2Seq(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def encode(self, source: Tensor, real: Tensor | None = None) -> Tensor:
-        """Read sources.
-
-        Args:
-            source: token ids (P, S).
-            real: True where a token is no padding (P, S); all but `pad_id` unless given.
-
-        Returns:
-            The memory, a vector for each token (P, S, D); those of padding mean nothing.
-
-        Raises:
-            ContextLengthError: more tokens than `max_seq_len`.
-        """
+    def read(self, source: Tensor, real: Tensor) -> Tensor:
+        """Memory (P, S, D) of sources (P, S); `real` (P, S) is True where a token is no padding."""
         S = source.shape[1]
-        if S > self.max_len:
-            raise ContextLengthError(
-                f"The source has {S} tokens with its end, this model has {self.max_len} positions: "
-                "give it in parts, such as its sentences"
-            )
-        real = source != self.config.pad_id if real is None else real
         mask = real[:, None, None, :]  # (P, 1, 1, S): nobody looks at padding
         x = self.embedding(source, torch.arange(S, device=source.device), S)  # (P, S, D)
         for block in self.encoder:
             x = block(x, mask)
         return x if self.encoder_norm is None else self.encoder_norm(x)  # type: ignore[no-any-return]
 
-    def decode(
-        self,
-        ids: Tensor,
-        memory: Tensor,
-        real: Tensor | None,
-        cache: SourceCache | None = None,
+    def write(
+        self, ids: Tensor, memory: Tensor, real: Tensor | None, cache: SourceCache | None
     ) -> Tensor:
-        """Logits of the next token at every position of targets.
-
-        Args:
-            ids: token ids (R, T), R a multiple of P, the R/P targets of a source side by side; with
-                a cache the continuation of what it holds. Padding stands on the right.
-            memory: what `encode` gave (P, S, D).
-            real: True where a token of the source is no padding (P, S); None when none is.
-            cache: keys and values so far, filled by T more columns; one serves one memory only.
-
-        Returns:
-            Logits (R, T, V).
-
-        Raises:
-            ContextLengthError: a position past `max_seq_len`.
-        """
+        """Logits (R, T, V) of targets (R, T), with a cache of what goes on from it."""
         T = ids.shape[1]
         length = T if cache is None else cache.length + T
-        if length > self.max_len:
-            raise ContextLengthError(
-                f"The target has {length} tokens with its start, this model has {self.max_len} "
-                "positions: ask for fewer new tokens"
-            )
         if cache is None:
             positions, mask = torch.arange(T, device=ids.device)[None], None
         else:
@@ -341,24 +301,8 @@ class Seq2Seq(nn.Module):
         x = self.embedding(ids, positions, length)  # (R, T, D)
         for layer, block in enumerate(self.decoder):
             x = block(x, memory, mask, source_mask, cache, layer)
-        if cache is not None:
-            cache.advance(T)
         x = x if self.decoder_norm is None else self.decoder_norm(x)
         return F.linear(x, self.embedding.weight, self.output_bias)  # (R, T, V)
-
-    def forward(self, source: Tensor, ids: Tensor, real: Tensor | None = None) -> Tensor:
-        """Logits of targets (B, T, V), all positions at once.
-
-        Args:
-            source: token ids of the sources (B, S).
-            ids: token ids of the targets (B, T), each begun with `start_id`.
-            real: as in `encode`.
-
-        Raises:
-            ContextLengthError: a source or target longer than `max_seq_len`.
-        """
-        real = source != self.config.pad_id if real is None else real
-        return self.decode(ids, self.encode(source, real), real)
 
     @classmethod
     def from_transformers(
@@ -411,11 +355,7 @@ class Seq2Seq(nn.Module):
             **{theirs: getattr(c, ours) for ours, theirs in FIELDS.items()},
         }
         config |= {twin: config[name] for name, twin in TWINS.items()}
-        state, tensors = self.state_dict(), {}
-        for ours, theirs in transformers_names(c).items():
-            pieces = parts(theirs)
-            for name, part in zip(pieces, state[ours].chunk(len(pieces)), strict=True):
-                tensors[name] = part.contiguous()
+        tensors = split(self.state_dict(), transformers_names(c))
         tensors[BIAS] = tensors[BIAS][None]  # (1, V)
         return config, tensors
 
@@ -484,26 +424,15 @@ def transformers_names(config: Seq2SeqConfig) -> dict[str, str]:
     return names
 
 
-def parts(theirs: str) -> list[str]:
-    """The tensors of a checkpoint that one of ours is made of, one below the other."""
-    for kinds in ("qkv", "kv"):
-        if f".{kinds}_proj." in theirs:
-            return [theirs.replace(f".{kinds}_proj.", f".{kind}_proj.") for kind in kinds]
-    return [theirs]
-
-
 def joined(tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
     """A checkpoint with q, k and v in one, and without its copies and its tables of positions.
 
     Raises:
-        WeightsError: a part is missing, a copy is none, or the positions are not sinusoidal.
+        WeightsError: parts are missing or do not fit together, a copy is none, or the positions are
+            not sinusoidal.
     """
     found = dict(tensors)
-    copies = [found.pop(name) for name in COPIES if name in found]
-    if copies and not all(
-        torch.equal(copy, found.setdefault(SHARED, copies[0])) for copy in copies
-    ):
-        raise WeightsError(f"{', '.join(COPIES)} and {SHARED} differ: they must be one matrix")
+    drop_copies(found, SHARED, COPIES)
     for name in POSITIONS:
         table = found.pop(name, None)
         if table is None:
@@ -511,12 +440,7 @@ def joined(tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Te
         # float16 of numbers up to 1 is off by 5e-4 at most
         if table.dim() != 2 or not (table - sinusoids(*table.shape)).abs().max() < 1e-3:
             raise WeightsError(f"{name} is not the table of sinusoidal positions")
-    for name in wanted:
-        pieces = parts(name)
-        if len(pieces) > 1:
-            if missing := [piece for piece in pieces if piece not in found]:
-                raise WeightsError(f"The checkpoint lacks {', '.join(missing)}")
-            found[name] = torch.cat([found.pop(piece) for piece in pieces])
+    join(found, wanted)
     if BIAS in found:
         found[BIAS] = found[BIAS].flatten()  # Marian's is (1, V)
     return found

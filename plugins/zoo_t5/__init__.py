@@ -1,6 +1,7 @@
 """T5: every task as text to text (Raffel et al. 2020, arXiv:1910.10683)."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from zoo import Architecture, hookimpl
 
@@ -29,3 +30,9 @@ def txzoo_architectures() -> Iterable[Architecture]:
             ),
         )
     ]
+
+
+@hookimpl
+def txzoo_models() -> Iterable[Path]:
+    """The model folders beside this file."""
+    return Path(__file__).parent.glob("models/*/")

@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import Config
-from zoo.convert import load_renamed
-from zoo.errors import ConfigError, WeightsError
-from zoo.nn import Cache, RMSNorm, SourceCache, attend, attend_source, causal_mask
+from zoo.convert import drop_copies, join, load_renamed, split
+from zoo.errors import ConfigError
+from zoo.nn import Cache, EncoderDecoder, RMSNorm, SourceCache, attend, attend_source, causal_mask
 
 ACTIVATIONS = ("gated-gelu", "relu")
 
@@ -64,6 +64,7 @@ class T5Config(Config):
     pad_id: int = 0
     start_id: int = 0  # T5 begins a target with its padding
     end_id: int = 1
+    prefix: str = ""  # before each source, such as "translate English to German: "
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "max_seq_len", "d_model", "n_layers", "n_encoder_layers", "n_heads")
@@ -267,7 +268,7 @@ class DecoderBlock(nn.Module):
         return self.residual_3(x, self.feed_forward)  # type: ignore[no-any-return]
 
 
-class T5(nn.Module):
+class T5(EncoderDecoder):
     """Source and target ids to logits of the target's next tokens."""
 
     config_class = T5Config
@@ -306,42 +307,18 @@ class T5(nn.Module):
                 elif isinstance(part, SourceAttention):
                     part.query.weight *= c.d_head**-0.5
 
-    def encode(self, source: Tensor, real: Tensor | None = None) -> Tensor:
-        """Read sources.
-
-        Args:
-            source: token ids (P, S).
-            real: True where a token is no padding (P, S); all but `pad_id` unless given.
-
-        Returns:
-            The memory, a vector for each token (P, S, D); those of padding mean nothing.
-        """
-        real = source != self.config.pad_id if real is None else real
+    def read(self, source: Tensor, real: Tensor) -> Tensor:
+        """Memory (P, S, D) of sources (P, S); `real` (P, S) is True where a token is no padding."""
         bias = self.encoder_bias(real[:, None, None, :], source.shape[1])  # (P, H, S, S)
         x = self.dropout(self.embedding(source))  # (P, S, D)
         for block in self.encoder:
             x = block(x, bias)
         return self.dropout(self.encoder_norm(x))  # type: ignore[no-any-return]
 
-    def decode(
-        self,
-        ids: Tensor,
-        memory: Tensor,
-        real: Tensor | None,
-        cache: SourceCache | None = None,
+    def write(
+        self, ids: Tensor, memory: Tensor, real: Tensor | None, cache: SourceCache | None
     ) -> Tensor:
-        """Logits of the next token at every position of targets.
-
-        Args:
-            ids: token ids (R, T), R a multiple of P, the R/P targets of a source side by side; with
-                a cache the continuation of what it holds. Padding stands on the right.
-            memory: what `encode` gave (P, S, D).
-            real: True where a token of the source is no padding (P, S); None when none is.
-            cache: keys and values so far, filled by T more columns; one serves one memory only.
-
-        Returns:
-            Logits (R, T, V).
-        """
+        """Logits (R, T, V) of targets (R, T), with a cache of what goes on from it."""
         T = ids.shape[1]
         if cache is None:
             before = causal_mask(T, T, device=ids.device)  # (1, 1, T, T)
@@ -352,23 +329,10 @@ class T5(nn.Module):
         x = self.dropout(self.embedding(ids))  # (R, T, D)
         for layer, block in enumerate(self.decoder):
             x = block(x, memory, bias, mask, cache, layer)
-        if cache is not None:
-            cache.advance(T)
         x = self.dropout(self.decoder_norm(x))
         if self.head is None:
             return F.linear(x * self.config.d_model**-0.5, self.embedding.weight)
         return self.head(x)  # type: ignore[no-any-return]  # (R, T, V)
-
-    def forward(self, source: Tensor, ids: Tensor, real: Tensor | None = None) -> Tensor:
-        """Logits of targets (B, T, V), all positions at once.
-
-        Args:
-            source: token ids of the sources (B, S).
-            ids: token ids of the targets (B, T), each begun with `start_id`.
-            real: as in `encode`.
-        """
-        real = source != self.config.pad_id if real is None else real
-        return self.decode(ids, self.encode(source, real), real)
 
     @classmethod
     def from_transformers(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "T5":
@@ -404,12 +368,7 @@ class T5(nn.Module):
             "tie_word_embeddings": c.tie_embeddings,
             **{theirs: getattr(c, ours) for ours, theirs in FIELDS.items()},
         }
-        state, tensors = self.state_dict(), {}
-        for ours, theirs in transformers_names(c).items():
-            pieces = parts(theirs)
-            for name, part in zip(pieces, state[ours].chunk(len(pieces)), strict=True):
-                tensors[name] = part.contiguous()
-        return config, tensors
+        return config, split(self.state_dict(), transformers_names(c))
 
 
 KINDS = ("T5ForConditionalGeneration", "T5WithLMHeadModel")  # the second is its first name
@@ -433,6 +392,7 @@ FIELDS = {  # our words to T5's
     "pad_id": "pad_token_id",
     "start_id": "decoder_start_token_id",
     "end_id": "eos_token_id",
+    "prefix": "prefix",  # as older versions of transformers read it
 }
 DEFAULTS: dict[str, Any] = {  # what published files leave out
     "n_positions": 512,  # section 3.1.2
@@ -479,14 +439,6 @@ def transformers_names(config: T5Config) -> dict[str, str]:
     return {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in names.items()}
 
 
-def parts(theirs: str) -> list[str]:
-    """The tensors of a checkpoint that one of ours is made of, one below the other."""
-    for kinds in ("qkv", "kv"):
-        if f".{kinds}." in theirs:
-            return [theirs.replace(f".{kinds}.", f".{kind}.") for kind in kinds]
-    return [theirs]
-
-
 def joined(tensors: Mapping[str, Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
     """A checkpoint with q, k and v in one, and without its copies of the embeddings.
 
@@ -494,20 +446,6 @@ def joined(tensors: Mapping[str, Tensor], wanted: Sequence[str]) -> dict[str, Te
         WeightsError: parts are missing or do not fit together, or a copy is none.
     """
     found = dict(tensors)
-    # files hold a shared matrix once, under any of its names
-    for name in COPIES if OUTPUT in wanted else (*COPIES, OUTPUT):
-        if name in found:
-            copy = found.pop(name)
-            if not torch.equal(copy, found.setdefault(SHARED, copy)):
-                raise WeightsError(f"{name} is not {SHARED}: they must be one matrix")
-    for name in wanted:
-        pieces = parts(name)
-        if len(pieces) > 1:
-            if missing := [piece for piece in pieces if piece not in found]:
-                raise WeightsError(f"The checkpoint lacks {', '.join(missing)}")
-            shapes = {piece: tuple(found[piece].shape) for piece in pieces}
-            if len(set(shapes.values())) > 1:
-                both = ", ".join(f"{piece} is {shape}" for piece, shape in shapes.items())
-                raise WeightsError(f"{both}: they must be of one shape")
-            found[name] = torch.cat([found.pop(piece) for piece in pieces])
+    drop_copies(found, SHARED, COPIES if OUTPUT in wanted else (*COPIES, OUTPUT))
+    join(found, wanted)
     return found

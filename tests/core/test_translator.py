@@ -1,6 +1,7 @@
 """A translator from its recipe to its uses: Python, the shell, alignments, the gallery's view."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def test_the_n_best_of_the_shell(translator: Path) -> None:
     assert len(run("run", str(translator), TEXT, *drawn).output.splitlines()) == 3
 
 
+def test_a_translator_of_one_pair_has_no_languages_to_choose_from(translator: Path) -> None:
+    for option in ("--target-language", "--source-language"):
+        done = run("run", str(translator), TEXT, option, "de")
+        assert done.exit_code == 1
+        assert "has no languages to choose from" in str(done.exception)
+
+
 def test_a_long_text_is_told_of_in_the_shell(translator: Path) -> None:
     lines = "\n".join([TEXT, "two", TEXT, "one two three", "five"])
     done = run("run", str(translator), lines)
@@ -80,7 +88,11 @@ def test_alignment_finds_the_words(model: zoo.Model, translator: Path, tmp_path:
         done = run("attention", str(translator), TEXT, "--out", str(out), *words)
         assert done.exit_code == 0, done.output
         assert "1 layer of 2 heads" in done.output
-        assert "the word of the source" in out.read_text() or out.stat().st_size > 2000
+        written = words[1].split() if words else GERMAN.split()
+        drawn = re.findall("<!-- (.+?) -->", out.read_text())  # what the outlines beside it say
+        assert [word for word in drawn if word in GERMAN.split()] == written
+        assert [word for word in drawn if word in TEXT.split()] == TEXT.split() * 2  # of each head
+        assert {"the word that is written", "the word of the source that is looked at"} <= {*drawn}
 
 
 def test_transformers_opens_its_export(model: zoo.Model, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from encoder_decoders import answers_of, attention_of, logits_of, opened, pairs, word_tokenizer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 import zoo
@@ -86,13 +87,7 @@ def theirs_of(kind: str, **changes: Any) -> Any:
 
 def tokenizer() -> Tokenizer:
     """One letter, one token; a text ends with </s>."""
-    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens(WORDS[:4])
-    made.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", END)]
-    )
-    return made
+    return word_tokenizer(WORDS, 4, "<unk>", "</s>")
 
 
 def saved(folder: Path, kind: str, **changes: Any) -> Any:
@@ -117,19 +112,11 @@ def change_weights(folder: Path, **changes: Tensor | None) -> None:
 
 def batch(start: int = END) -> tuple[Tensor, Tensor, Tensor]:
     """Sources of 11, 7 and 2 tokens, padded on the right; which are real; targets of 9."""
-    real = torch.arange(11) < torch.tensor([11, 7, 2])[:, None]
-    source = torch.where(real, torch.randint(4, V, (3, 11)), PAD)
-    ids = torch.randint(4, V, (3, 9))
-    ids[:, 0] = start
-    return source, real, ids
+    return pairs((11, 7, 2), 9, tokens=(4, V), pad=PAD, start=start)
 
 
-@torch.no_grad()
 def expected_of(theirs: nn.Module, source: Tensor, real: Tensor, ids: Tensor) -> Tensor:
-    found: Tensor = theirs(
-        input_ids=source, attention_mask=real.long(), decoder_input_ids=ids
-    ).logits
-    return found
+    return logits_of(theirs, source, ids, real)
 
 
 def first_of(theirs: Any) -> Any:
@@ -206,13 +193,7 @@ def saved_lively(folder: Path, kind: str) -> Any:
 
 
 def written(theirs: Any, **options: Any) -> list[str]:
-    """What `generate` of transformers makes of the texts."""
-    rows = [tokenizer().encode(text).ids for text in TEXTS]
-    ids = torch.tensor([row + [PAD] * (len(rows[0]) - len(row)) for row in rows])
-    for name, value in {"forced_eos_token_id": None, **options}.items():
-        setattr(theirs.generation_config, name, value)
-    done = theirs.generate(ids, attention_mask=(ids != PAD).long(), max_new_tokens=10)
-    return [tokenizer().decode(row.tolist()) for row in done]
+    return answers_of(theirs, tokenizer(), TEXTS, **options)
 
 
 @every_kind
@@ -270,15 +251,9 @@ def test_a_recipe_makes_one_and_transformers_opens_it(kind: str, tmp_path: Path)
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.add_(0.2 * torch.randn_like(parameter))
-    config, tensors = module.to_transformers()
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    opened, report = getattr(transformers, config["architectures"][0]).from_pretrained(
-        tmp_path, output_loading_info=True
-    )
-    assert not any(report.values()), report
+    theirs = opened(module, tmp_path)
     source, real, ids = batch(PAD)
-    expected = expected_of(opened.eval(), source, real, ids)
+    expected = expected_of(theirs, source, real, ids)
     torch.testing.assert_close(module(source, ids, real), expected, **CLOSE)
 
 
@@ -464,23 +439,12 @@ def test_without_transformers_it_says_what_to_install(
 @torch.no_grad()
 def test_its_attention_is_transformers(kind: str, tmp_path: Path) -> None:
     theirs = saved(tmp_path, kind)
-    theirs.set_attn_implementation("eager")
     module = zoo.load(tmp_path).module
     source, real, ids = batch()
-    out = theirs(
-        input_ids=source,
-        attention_mask=real.long(),
-        decoder_input_ids=ids,
-        output_attentions=True,
-    )
     memory = module.encode(source, real)
     with record_attention() as found:
         module.decode(ids, memory, real)
-    expected = [
-        weights
-        for pair in zip(out.decoder_attentions, out.cross_attentions, strict=True)
-        for weights in pair
-    ]
+    expected = attention_of(theirs, source, ids)
     assert len(found) == len(expected) == 4
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other, **CLOSE)

@@ -12,9 +12,10 @@ from toy_tasks import ColoursHidden
 
 import zoo
 from zoo.errors import InputError, TrainingError
+from zoo.nn.loss import IGNORED
 from zoo.pipelines.reading import Reader, pad
 from zoo.registry import registry, resolve
-from zoo.tasks.masked_language import KEPT, Hiding, MaskedBatches, ratio
+from zoo.tasks.masked_language import Hiding, MaskedBatches, ratio
 from zoo.tokenization import build_tokenizer, mark_texts
 
 
@@ -30,7 +31,7 @@ def test_fifteen_in_a_hundred_are_hidden_in_three_ways() -> None:
     rows = Reader(tokenizer, 128).pieces([words] * 100)
     ids, real = pad(rows, tokenizer.token_to_id("<pad>"))
     shown, targets = Hiding(tokenizer)(ids, real, [1])
-    hidden = targets != KEPT
+    hidden = targets != IGNORED
     special = torch.tensor([tokenizer.token_to_id(mark) for mark in ("<pad>", "<cls>", "<mask>")])
     words_of_text = ~torch.isin(ids, special)
     assert not hidden[~words_of_text].any()
@@ -56,7 +57,7 @@ def test_fifteen_in_a_hundred_are_hidden_in_three_ways() -> None:
 def test_one_at_least_is_hidden_and_the_seed_decides(tokenizer: Tokenizer) -> None:
     ids, real = pad(Reader(tokenizer, 16).pieces(["the sea"]), tokenizer.token_to_id("<pad>"))
     hide = Hiding(tokenizer)
-    counts = [int((hide(ids, real, [seed])[1] != KEPT).sum()) for seed in range(50)]
+    counts = [int((hide(ids, real, [seed])[1] != IGNORED).sum()) for seed in range(50)]
     assert min(counts) == 1
     assert torch.equal(hide(ids, real, [7])[1], hide(ids, real, [7])[1])
 
@@ -83,7 +84,7 @@ def test_batches_hide_anew_in_each_epoch(tokenizer: Tokenizer) -> None:
         found = []
         for step in range(epoch * 5, epoch * 5 + 5):
             batch = made(step)
-            original = batch["ids"].where(batch["targets"] == KEPT, batch["targets"])
+            original = batch["ids"].where(batch["targets"] == IGNORED, batch["targets"])
             found += [row[real].tolist() for row, real in zip(original, batch["real"], strict=True)]
         return found
 

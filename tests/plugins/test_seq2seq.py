@@ -1,13 +1,23 @@
 """The encoder-decoder against Marian both ways, against `torch.nn.Transformer`, and cached."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from encoder_decoders import (
+    CLOSE,
+    attention_of,
+    check_pieces,
+    check_places,
+    logits_of,
+    opened,
+    pairs,
+    read,
+    theirs_of,
+    widen,
+)
 from torch import Tensor, nn
 from zoo_seq2seq import model as file
 from zoo_seq2seq.model import Seq2Seq, Seq2SeqConfig, sinusoids
@@ -15,7 +25,6 @@ from zoo_seq2seq.model import Seq2Seq, Seq2SeqConfig, sinusoids
 from zoo.errors import ConfigError, ContextLengthError, WeightsError
 from zoo.nn import SourceCache, record_attention
 
-CLOSE = {"rtol": 1e-5, "atol": 2e-5}
 V, PAD, END = 37, 36, 2
 MARIAN = {  # no two sizes alike, an odd width, padding that is not token 0
     "vocab_size": V,
@@ -58,29 +67,10 @@ def make(**changes: Any) -> Seq2Seq:
     return widen(Seq2Seq(Seq2SeqConfig(**{**SIZES, **changes})))
 
 
-def widen(module: Any) -> Any:
-    """Random weights large enough that every part shows in the logits: biases and norms too."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.requires_grad:  # Marian's positions are a frozen parameter
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    return module.eval()
-
-
 def batch() -> tuple[Tensor, Tensor]:
     """Three sources of 11, 7 and 1 tokens, padded on the right, and three targets of 9."""
-    source, ids = torch.randint(3, PAD, (3, 11)), torch.randint(3, PAD, (3, 9))
-    source = source.masked_fill(torch.arange(11) >= torch.tensor([11, 7, 1])[:, None], PAD)
-    ids[:, 0] = PAD
+    source, _, ids = pairs((11, 7, 1), 9, tokens=(3, PAD), pad=PAD, start=PAD)
     return source, ids
-
-
-@torch.no_grad()
-def logits_of(module: Any, source: Tensor, ids: Tensor) -> Tensor:
-    if isinstance(module, Seq2Seq):
-        return module(source, ids)
-    found = module(input_ids=source, attention_mask=(source != PAD).long(), decoder_input_ids=ids)
-    return found.logits
 
 
 def marian(**changes: Any) -> Any:
@@ -89,11 +79,6 @@ def marian(**changes: Any) -> Any:
     theirs = widen(transformers.MarianMTModel(config))
     theirs.final_logits_bias.normal_()
     return theirs
-
-
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config, load_file(folder / "model.safetensors")
 
 
 @pytest.mark.reference
@@ -116,19 +101,13 @@ def test_memory_and_recorded_attention_are_marians() -> None:
     ours = Seq2Seq.from_transformers(theirs.config.to_dict(), theirs.state_dict()).eval()
     source, ids = batch()
     real = source != PAD
+    expected = theirs_of(theirs, source, ids)
     with torch.no_grad():
-        expected = theirs(
-            source, attention_mask=real.long(), decoder_input_ids=ids, output_attentions=True
-        )
         memory = ours.encode(source)
         with record_attention() as layers:
             ours.decode(ids, memory, real)
     torch.testing.assert_close(memory[real], expected.encoder_last_hidden_state[real], **CLOSE)
-    wanted = [
-        weights
-        for both in zip(expected.decoder_attentions, expected.cross_attentions, strict=True)
-        for weights in both
-    ]
+    wanted = attention_of(theirs, source, ids)
     assert len(layers) == len(wanted) == 4
     for found, weights in zip(layers, wanted, strict=True):
         torch.testing.assert_close(found, weights, **CLOSE)
@@ -137,19 +116,13 @@ def test_memory_and_recorded_attention_are_marians() -> None:
 @pytest.mark.reference
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
 def test_ours_opens_as_marian(activation: str, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="needs txzoo[hf]")
+    pytest.importorskip("transformers", reason="needs txzoo[hf]")
     ours = make(activation=activation, dropout=0.25)
-    settings, tensors = ours.to_transformers()
-    (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    theirs, report = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-        tmp_path, output_loading_info=True
-    )
-    assert not any(report.values()), report  # no tensor missing, left over or of another shape
+    theirs = opened(ours, tmp_path)
     source, ids = batch()
     found = logits_of(ours, source, ids)
-    torch.testing.assert_close(found, logits_of(theirs.eval(), source, ids), **CLOSE)
-    again = Seq2Seq.from_transformers(settings, tensors).eval()
+    torch.testing.assert_close(found, logits_of(theirs, source, ids), **CLOSE)
+    again = Seq2Seq.from_transformers(*ours.to_transformers()).eval()
     assert again.config == ours.config
     assert torch.equal(logits_of(again, source, ids), found)
 
@@ -173,7 +146,7 @@ def test_every_tensor_of_a_checkpoint_is_used_or_named() -> None:
     key = "model.decoder.layers.1.encoder_attn.k_proj.bias"
     bias = "model.encoder.layers.0.fc1.bias"
     for changes, message in (
-        ({copy: state[copy] + 1}, "differ: they must be one matrix"),
+        ({copy: state[copy] + 1}, f"{copy} is not {file.SHARED}: they must be one matrix"),
         ({table: state[table] + 0.1}, f"{table} is not the table of sinusoidal positions"),
         ({"model.extra": state[bias]}, "left over \\['model.extra'\\]"),
         ({bias: None}, f"missing \\['{bias}'\\]"),
@@ -315,43 +288,11 @@ def test_the_table_of_positions_grows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("pieces", [[1] * 9, [4, 1, 3, 1], [9]])
 def test_piece_by_piece_equals_the_whole(norm: str, pieces: list[int]) -> None:
-    module = make(norm=norm)
-    source, ids = batch()
-    whole = logits_of(module, source, ids)
-    real = source != PAD
-    cache = SourceCache.of(module.config, 3, 9)
-    with torch.no_grad():
-        memory = module.encode(source, real)
-        found = []
-        for piece in ids.split(pieces, 1):
-            found.append(module.decode(piece, memory, real, cache))
-            memory = torch.full_like(memory, math.nan)  # read once, then kept by the cache
-    torch.testing.assert_close(torch.cat(found, 1), whole, **CLOSE)
-    assert cache.length == 9
+    check_pieces(make(norm=norm), *batch(), pieces)
 
 
 def test_rows_that_share_a_source_and_change_places() -> None:
-    module = make()
-    source, _ = batch()
-    real = source != PAD
-    ids = torch.randint(3, PAD, (9, 8))  # three targets of each source, side by side
-    alone = source.repeat_interleave(3, 0)
-    whole = logits_of(module, alone, ids)
-    places = torch.tensor([2, 2, 0, 3, 5, 5, 7, 6, 8])  # within its own three
-    moved = torch.cat([ids[places, :5], ids[:, 5:]], 1)
-    expected = logits_of(module, alone, moved)
-    assert (expected - whole)[:, 5:].abs().max() > 0.1  # places matter
-    cache = SourceCache.of(module.config, 9, 8)
-    with torch.no_grad():
-        memory = module.encode(source)  # (3, S, D): nothing is repeated
-        torch.testing.assert_close(module.decode(ids, memory, real), whole, **CLOSE)
-        for step in range(5):
-            found = module.decode(ids[:, step : step + 1], memory, real, cache)
-            torch.testing.assert_close(found, whole[:, step : step + 1], **CLOSE)
-        cache.reorder(places)
-        for step in range(5, 8):
-            found = module.decode(ids[:, step : step + 1], memory, real, cache)
-            torch.testing.assert_close(found, expected[:, step : step + 1], **CLOSE)
+    check_places(make(), batch()[0], (3, PAD))
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 import torch
 import zoo_t5
-from safetensors.torch import load_file, save_file
+from encoder_decoders import (
+    attention_of,
+    check_pieces,
+    check_places,
+    logits_of,
+    opened,
+    pairs,
+    read,
+    theirs_of,
+    widen,
+)
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from zoo_t5 import model as file
@@ -87,31 +97,13 @@ def _seed() -> None:
 
 
 def make(kind: str = "1.1", **changes: Any) -> T5:
-    return widen(T5(T5Config(**{**SIZES, **OURS[kind], **changes})))
-
-
-def widen(module: Any) -> Any:
-    """Weights so large that every part shows in the logits: the tables of biases most."""
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            parameter.add_((0.8 if "bias" in name else 0.2) * torch.randn_like(parameter))
-    return module.eval()
+    return widen(T5(T5Config(**{**SIZES, **OURS[kind], **changes})), tables=0.8)
 
 
 def batch() -> tuple[Tensor, Tensor]:
     """Three sources of 17, 12 and 1 tokens, padded on the right, and three targets of 14."""
-    source, ids = torch.randint(3, PAD, (3, S)), torch.randint(3, PAD, (3, T))
-    source = source.masked_fill(torch.arange(S) >= torch.tensor([S, 12, 1])[:, None], PAD)
-    ids[:, 0] = PAD
+    source, _, ids = pairs((S, 12, 1), T, tokens=(3, PAD), pad=PAD, start=PAD)
     return source, ids
-
-
-@torch.no_grad()
-def logits_of(module: Any, source: Tensor, ids: Tensor) -> Tensor:
-    if isinstance(module, T5):
-        return module(source, ids)
-    found = module(input_ids=source, attention_mask=(source != PAD).long(), decoder_input_ids=ids)
-    return found.logits
 
 
 def reference(kind: str, **changes: Any) -> Any:
@@ -122,12 +114,7 @@ def reference(kind: str, **changes: Any) -> Any:
     )
     if kind == "1.1":  # its published weights have an output matrix of their own
         theirs.lm_head.weight = nn.Parameter(torch.randn_like(theirs.lm_head.weight) / 3)
-    return widen(theirs)
-
-
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config, load_file(folder / "model.safetensors")
+    return widen(theirs, tables=0.8)
 
 
 @pytest.mark.reference
@@ -158,17 +145,13 @@ def test_memory_recorded_attention_and_dropout_are_t5s(kind: str) -> None:
     source, ids = batch()
     real = source != PAD
     given = {"attention_mask": real.long(), "decoder_input_ids": ids}
+    expected = theirs_of(theirs, source, ids)
     with torch.no_grad():
-        expected = theirs(source, **given, output_attentions=True)
         memory = ours.encode(source)
         with record_attention() as layers:
             ours.decode(ids, memory, real)
     torch.testing.assert_close(memory[real], expected.encoder_last_hidden_state[real], **CLOSE)
-    wanted = [
-        weights
-        for both in zip(expected.decoder_attentions, expected.cross_attentions, strict=True)
-        for weights in both
-    ]
+    wanted = attention_of(theirs, source, ids)
     assert len(layers) == len(wanted) == 4
     for found, weights in zip(layers, wanted, strict=True):
         torch.testing.assert_close(found, weights, **CLOSE)
@@ -186,20 +169,14 @@ def test_memory_recorded_attention_and_dropout_are_t5s(kind: str) -> None:
 @pytest.mark.reference
 @both_kinds
 def test_ours_opens_as_t5(kind: str, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="needs txzoo[hf]")
+    pytest.importorskip("transformers", reason="needs txzoo[hf]")
     ours = make(kind, dropout=0.25)
-    settings, tensors = ours.to_transformers()
-    (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    theirs, report = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-        tmp_path, output_loading_info=True
-    )
-    assert not any(report.values()), report  # no tensor missing, left over or of another shape
+    theirs = opened(ours, tmp_path)
     source, ids = batch()
     found = logits_of(ours, source, ids)
     assert found.std() > 0.3
-    torch.testing.assert_close(found, logits_of(theirs.eval(), source, ids), **CLOSE)
-    again = T5.from_transformers(settings, tensors).eval()
+    torch.testing.assert_close(found, logits_of(theirs, source, ids), **CLOSE)
+    again = T5.from_transformers(*ours.to_transformers()).eval()
     assert again.config == ours.config
     assert torch.equal(logits_of(again, source, ids), found)
 
@@ -382,19 +359,7 @@ def test_buckets_by_hand() -> None:
 @both_kinds
 @pytest.mark.parametrize("pieces", [[1] * T, [5, 1, 6, 2], [T]])
 def test_piece_by_piece_equals_the_whole(kind: str, pieces: list[int]) -> None:
-    module = make(kind)
-    source, ids = batch()
-    whole = logits_of(module, source, ids)
-    real = source != PAD
-    cache = SourceCache.of(module.config, 3, T)
-    with torch.no_grad():
-        memory = module.encode(source, real)
-        found = []
-        for piece in ids.split(pieces, 1):
-            found.append(module.decode(piece, memory, real, cache))
-            memory = torch.full_like(memory, math.nan)  # read once, then kept by the cache
-    torch.testing.assert_close(torch.cat(found, 1), whole, **CLOSE)
-    assert cache.length == T
+    check_pieces(make(kind), *batch(), pieces)
 
 
 def test_targets_padded_on_the_left_in_a_cache() -> None:
@@ -411,27 +376,7 @@ def test_targets_padded_on_the_left_in_a_cache() -> None:
 
 
 def test_rows_that_share_a_source_and_change_places() -> None:
-    module = make()
-    source, _ = batch()
-    real = source != PAD
-    ids = torch.randint(3, PAD, (9, 8))  # three targets of each source, side by side
-    alone = source.repeat_interleave(3, 0)
-    whole = logits_of(module, alone, ids)
-    places = torch.tensor([2, 2, 0, 3, 5, 5, 7, 6, 8])  # within its own three
-    moved = torch.cat([ids[places, :5], ids[:, 5:]], 1)
-    expected = logits_of(module, alone, moved)
-    assert (expected - whole)[:, 5:].abs().max() > 0.1  # places matter
-    cache = SourceCache.of(module.config, 9, 8)
-    with torch.no_grad():
-        memory = module.encode(source)  # (3, S, D): nothing is repeated
-        torch.testing.assert_close(module.decode(ids, memory, real), whole, **CLOSE)
-        for step in range(5):
-            found = module.decode(ids[:, step : step + 1], memory, real, cache)
-            torch.testing.assert_close(found, whole[:, step : step + 1], **CLOSE)
-        cache.reorder(places)
-        for step in range(5, 8):
-            found = module.decode(ids[:, step : step + 1], memory, real, cache)
-            torch.testing.assert_close(found, expected[:, step : step + 1], **CLOSE)
+    check_places(make(), batch()[0], (3, PAD))
 
 
 @both_kinds

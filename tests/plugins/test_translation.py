@@ -496,7 +496,7 @@ def test_both_data_sets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert known == [source.replace("Go", "Geh"), source.replace("Go", "Lauf")]
         assert target == known[0]
     both = data.EnDe()
-    assert len(both.pairs("train")[0]) == 2 + 5 * 3
+    assert len(both.pairs("train")[0]) == 3 * 2 + 5 * 3  # captions three times
     assert both.pairs("test_2016") == captions and both.pairs("tatoeba_test") == (sources, targets)
     assert both.references("tatoeba_test") == everyday.references("test")
     reverse = data.DeEn()

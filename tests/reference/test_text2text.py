@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from encoder_decoders import word_tokenizer
+from tokenizers import Tokenizer
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
 from zoo_seq2seq.model import Seq2Seq
 
@@ -49,11 +50,7 @@ def theirs() -> MarianMTModel:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "<pad>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens(WORDS[:2])
-    made.post_processor = processors.TemplateProcessing("$A <end>", special_tokens=[("<end>", 1)])
-    return made
+    return word_tokenizer(WORDS, 2, "<pad>", "<end>")
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 @click.option("--num-return-sequences", type=int, metavar="N", help="So many answers, best first.")
 @click.option("--seed", type=int, help="Of the draws; the same again gives the same text.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before it; may be repeated.")
+@click.option("--source-language", metavar="NAME", help="Of the text, where a model knows several.")
+@click.option("--target-language", metavar="NAME", help="To write in, likewise: de, de_DE.")
 @output.json_option
 def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     """Let a model go on from a text, or say what it makes of it.
@@ -39,9 +41,10 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     prompt = read_text(prompt, f"txzoo run {ref} TEXT")
     given = {name: value for name, value in options.items() if value not in (None, ())}
     import zoo
+    from zoo.nn import EncoderDecoder
 
     model = zoo.load(ref)
-    if hasattr(model.module, "decode"):
+    if isinstance(model.module, EncoderDecoder):
         return _make(model, prompt, given, as_json)
     if model.pipeline != "text-generation":
         return _say(model, prompt, given, as_json)
@@ -146,10 +149,11 @@ def attention(ref: str, text: str, out: Path, target: str | None) -> None:
     text = read_text(text, f"txzoo attention {ref} TEXT --out {out}")
     import zoo
     from zoo.attention import alignment, draw, token_labels
+    from zoo.nn import EncoderDecoder
     from zoo.pipelines import tokenizer_of
 
     model = zoo.load(ref)
-    if target is None and not hasattr(model.module, "decode"):
+    if target is None and not isinstance(model.module, EncoderDecoder):
         maps, rows, columns = model.attention(text), token_labels(tokenizer_of(model), text), []
     else:
         found = alignment(model, text, target)

@@ -8,10 +8,12 @@ from zoo.nn.attention import (
     record_attention,
 )
 from zoo.nn.cache import Cache, SourceCache
+from zoo.nn.encoder_decoder import EncoderDecoder
 from zoo.nn.norms import LayerNorm, RMSNorm
 
 __all__ = [
     "Cache",
+    "EncoderDecoder",
     "LayerNorm",
     "RMSNorm",
     "SourceCache",

@@ -1,6 +1,6 @@
 """How a person calls a model; one file a pipeline. Here stands what those that read text share."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputError
 
@@ -22,6 +22,11 @@ def tokenizer_of(model: "Model") -> "Tokenizer":
             "tokenizer.json into its folder"
         )
     return model.tokenizer
+
+
+def prefix_of(config: Any) -> str:
+    """What an encoder-decoder's sources begin with, such as "translate English to German: "."""
+    return getattr(config, "prefix", "")
 
 
 def encode(tokenizer: "Tokenizer", text: str) -> list[int]:

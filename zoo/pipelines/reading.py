@@ -34,7 +34,7 @@ class Row:
         text: the text.
         ids: its tokens, those that mark its ends too.
         offsets: where each token stands in the text, (start, end) in characters.
-        special: 1 for each token that stands for no text.
+        special: 1 for each token that stands for none of the text.
         left_out: how many tokens were cut.
     """
 
@@ -52,13 +52,16 @@ class Reader:
         tokenizer: of the model; its own cutting and padding is left aside.
         length: T at most.
         last: how many of a longer text's last tokens are kept; its first ones fill the rest.
+        prefix: what is read before each text.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", length: int, last: int = 0) -> None:
+    def __init__(
+        self, tokenizer: "Tokenizer", length: int, last: int = 0, prefix: str = ""
+    ) -> None:
         self.tokenizer = type(tokenizer).from_str(tokenizer.to_str())
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        self.length, self.last = length, last
+        self.length, self.last, self.prefix = length, last, prefix
 
     def __call__(self, texts: Sequence[str]) -> list[Row]:
         """Read texts.
@@ -68,8 +71,12 @@ class Reader:
         """
         for text in texts:
             require_text(text)
-        encodings = self.tokenizer.encode_batch(list(texts))
+        encodings = self.encode(texts)
         return [self._row(text, found) for text, found in zip(texts, encodings, strict=True)]
+
+    def encode(self, texts: Sequence[str]) -> list["Encoding"]:
+        """Texts behind their prefix, whose characters are counted too."""
+        return self.tokenizer.encode_batch([self.prefix + text for text in texts])
 
     def pieces(self, texts: Sequence[str]) -> list["Ids"]:
         """All tokens of each text, in pieces of at most `length`, each marked as a text is."""
@@ -90,7 +97,12 @@ class Reader:
         return pieces
 
     def _row(self, text: str, encoding: "Encoding") -> Row:
-        special, N = encoding.special_tokens_mask, len(encoding.ids)
+        N, before = len(encoding.ids), len(self.prefix)
+        offsets = [(max(a - before, 0), max(b - before, 0)) for a, b in encoding.offsets]
+        special = [
+            int(mark or (before > 0 and stop == 0))
+            for mark, (_, stop) in zip(encoding.special_tokens_mask, offsets, strict=True)
+        ]
         if all(special) or not text.strip():
             raise InputError(f"The text {text!r} is empty: give at least one word")
         kept = list(range(N))
@@ -98,7 +110,7 @@ class Reader:
             closing = next(i for i, mark in enumerate(reversed(special)) if not mark)
             last = min(max(self.last, closing), self.length)
             kept = [*range(self.length - last), *range(N - last, N)]
-        ids, offsets = encoding.ids, encoding.offsets  # each access copies
+        ids = encoding.ids  # each access copies
         return Row(
             text,
             [ids[i] for i in kept],

@@ -4,11 +4,13 @@ Letters: P sources, R rows, S source length, T target length.
 """
 
 import dataclasses
+import math
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,9 +18,10 @@ from torch import Tensor, nn
 
 from zoo.errors import ContextLengthError, InputError
 from zoo.generation import GenerationOptions, generate, stream
-from zoo.nn import SourceCache
+from zoo.nn import EncoderDecoder, SourceCache
 from zoo.nn.cache import sources_of
-from zoo.pipelines import tokenizer_of
+from zoo.pipelines import prefix_of, tokenizer_of
+from zoo.pipelines.languages import Languages
 from zoo.pipelines.reading import Reader, by_length, pad
 from zoo.pipelines.text_generation import Pieces, find_stop
 
@@ -27,6 +30,14 @@ if TYPE_CHECKING:
 
 # where a sentence ends: a sign, quotes and brackets that close, a blank; or a line
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|\n+")
+
+
+@dataclass(frozen=True)
+class Between:
+    """Languages of a call; those of the model where None."""
+
+    source_language: str | None = None
+    target_language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,22 +58,27 @@ class Text2Text:
     """Calls an encoder-decoder with texts.
 
     Args:
-        model: its module has `encode` and `decode`, its config `pad_id`, `start_id` and `end_id`.
+        model: its module is a `zoo.nn.EncoderDecoder`.
 
     Raises:
-        InputError: the model has no tokenizer, or no encoder and decoder.
+        InputError: the model has no tokenizer, or is of another kind.
     """
 
     def __init__(self, model: "Model") -> None:
-        if not hasattr(model.module, "encode") or not hasattr(model.module, "decode"):
+        if not isinstance(model.module, EncoderDecoder):
+            kind = type(model.module).__name__
             raise InputError(
-                f"{model.name} ({type(model.module).__name__}) is no encoder-decoder: it has no "
-                "encode and decode"
+                f"{model.name} is no encoder-decoder: {kind} does not derive from "
+                "zoo.nn.EncoderDecoder"
             )
-        self.name, self.config = model.name, model.config
-        self.module: Any = model.module
+        self.name, self.config, self.module = model.name, model.config, model.module
         self.tokenizer = tokenizer_of(model)
-        self.reader = Reader(self.tokenizer, sys.maxsize)
+        self.reader = Reader(self.tokenizer, sys.maxsize, prefix=prefix_of(self.config))
+
+    @cached_property
+    def languages(self) -> Languages:
+        """Those that the model's tokenizer has tokens for."""
+        return Languages(self.tokenizer, self.name)
 
     def __call__(
         self,
@@ -70,6 +86,8 @@ class Text2Text:
         *,
         stream: bool = False,
         return_scores: bool = False,
+        source_language: str | None = None,
+        target_language: str | None = None,
         **options: Any,
     ) -> Any:
         """Make a text of a source, or of several in batches.
@@ -79,6 +97,9 @@ class Text2Text:
             stream: give pieces as they are written; joined they are what is returned without.
             return_scores: give `{"text": ..., "score": ...}` in place of each answer, and always a
                 list of answers; the score is that of `Candidate`.
+            source_language: that of the texts, such as "en", for a model of many languages; what
+                its tokenizer marks unless given.
+            target_language: that of the answers, likewise; what its config says unless given.
             **options: the fields of `zoo.generation.GenerationOptions`; greedy unless they say
                 otherwise. Without `max_new_tokens` at most twice the source's tokens and ten more.
 
@@ -87,17 +108,19 @@ class Text2Text:
             answers in place of each text, best first; with `stream` an iterator of pieces.
 
         Raises:
-            InputError: an empty source, an unknown option or a value out of range.
+            InputError: an empty source, an unknown option or a value out of range, or a language
+                that the model has not; the error names those it has.
             ContextLengthError: a source has more tokens than the model has positions.
         """
+        between = Between(source_language, target_language)
         settings = GenerationOptions.from_dict(options)
         if stream:
             if isinstance(texts, list | tuple):
                 raise InputError("stream=True writes one text: give one source, not a list")
-            return self._pieces(texts, settings)  # type: ignore[arg-type]
+            return self._pieces(texts, settings, between)  # type: ignore[arg-type]
         many = isinstance(texts, list | tuple)
         sources: Any = texts if many else [texts]
-        found = self.candidates(sources, settings)
+        found = self.candidates(sources, settings, between)
         if return_scores:
             scored = [[vars(candidate) for candidate in group] for group in found]
             return scored if many else scored[0]
@@ -106,26 +129,28 @@ class Text2Text:
             return answers if many else answers[0]
         return [group[0] for group in answers] if many else answers[0][0]
 
-    def candidates(self, texts: Sequence[str], options: GenerationOptions) -> list[list[Candidate]]:
+    def candidates(
+        self, texts: Sequence[str], options: GenerationOptions, between: Between = Between()
+    ) -> list[list[Candidate]]:
         """The `num_return_sequences` answers to each source, best first, with their scores.
 
         Raises:
-            InputError: an empty source.
+            InputError: an empty source, a language that the model has not.
             ContextLengthError: a source has more tokens than the model has positions.
 
         Warns:
             UserWarning: a source was taken apart into sentences.
         """
-        parts = self.parts(texts)
+        parts = self.parts(texts, between)
         rows = [row for group in parts for row in group]
-        written = self._written(rows, options)
+        written = self._written(rows, options, between)
         found = []
         for group in parts:
             answers, written = written[: len(group)], written[len(group) :]
             found.append([joined(choice) for choice in zip(*answers, strict=True)])
         return found
 
-    def parts(self, texts: Sequence[str]) -> list[list[list[int]]]:
+    def parts(self, texts: Sequence[str], between: Between = Between()) -> list[list[list[int]]]:
         """The token ids of each source, in one part or, where it does not fit, in several."""
         found = []
         for row in self.reader(texts):
@@ -147,6 +172,8 @@ class Text2Text:
                 f"read as {sum(taken_apart):,} sentences, each on its own",
                 stacklevel=4,  # where the model is called
             )
+        if (language := between.source_language) is not None:
+            found = [[self.languages.mark(ids, language) for ids in group] for group in found]
         return found
 
     def fits(self, ids: Sequence[int]) -> bool:
@@ -159,13 +186,13 @@ class Text2Text:
         return [text]
 
     def _written(
-        self, rows: Sequence[list[int]], options: GenerationOptions
+        self, rows: Sequence[list[int]], options: GenerationOptions, between: Between
     ) -> list[list[Candidate]]:
         """The answers to sources of token ids, in batches of like length."""
         copies = options.num_return_sequences
         found: dict[int, list[Candidate]] = {}
         for places in by_length([len(row) for row in rows]):
-            given = Given(self.module, [rows[place] for place in places])
+            given = self._given([rows[place] for place in places], between)
             generation = generate(
                 given,
                 given.prompts,
@@ -182,6 +209,12 @@ class Text2Text:
                 ]
         return [found[place] for place in range(len(rows))]
 
+    def _given(self, sources: Sequence[Sequence[int]], between: Between) -> "Given":
+        """The sources as a decoder looks at them, to write in the language that is asked for."""
+        if (language := between.target_language) is None:
+            return Given(self.module, sources)
+        return Given(self.module, sources, *self.languages.begin(language, self.config.start_id))
+
     def _bounded(self, given: "Given", options: GenerationOptions) -> GenerationOptions:
         """The options with a length where they have none."""
         if options.max_new_tokens is not None:
@@ -193,27 +226,30 @@ class Text2Text:
         text: str = self.tokenizer.decode(list(ids))
         return text[: find_stop(text, stops)]
 
-    def streams(self, text: str, options: GenerationOptions) -> list[tuple[Iterator[int], Pieces]]:
+    def streams(
+        self, text: str, options: GenerationOptions, between: Between = Between()
+    ) -> list[tuple[Iterator[int], Pieces]]:
         """For each part of a source the tokens as they are written, and what makes text of them.
 
         Raises:
-            InputError: an empty source, options with more than one answer, or with stop texts.
+            InputError: an empty source, options with more than one answer, or with stop texts, a
+                language that the model has not.
             ContextLengthError: a source has more tokens than the model has positions.
         """
         if options.stop:
             raise InputError("stop and stream do not go together here: leave one out")
         found = []
-        (parts,) = self.parts([text])
+        (parts,) = self.parts([text], between)
         for ids in parts:
-            given = Given(self.module, [ids])
+            given = self._given([ids], between)
             bounded = self._bounded(given, options)
             tokens = stream(given, given.prompts[0], bounded, end_id=self.config.end_id)
             found.append((tokens, Pieces(self.tokenizer, [])))
         return found
 
-    def _pieces(self, text: str, options: GenerationOptions) -> Iterator[str]:
+    def _pieces(self, text: str, options: GenerationOptions, between: Between) -> Iterator[str]:
         """Check everything now, write when asked."""
-        streams = self.streams(text, options)
+        streams = self.streams(text, options, between)
 
         def write() -> Iterator[str]:
             for number, (tokens, pieces) in enumerate(streams):
@@ -242,6 +278,8 @@ class Given(nn.Module):
     Args:
         module: an encoder-decoder.
         sources: token ids of each source.
+        start_id: what each target begins with; the config's unless given.
+        first_id: the token that each writes first; the config's, if it has one, without `start_id`.
 
     Attributes:
         prompts: what each target begins with.
@@ -250,22 +288,35 @@ class Given(nn.Module):
 
     cache_class = SourceCache
 
-    def __init__(self, module: Any, sources: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        module: EncoderDecoder,
+        sources: Sequence[Sequence[int]],
+        start_id: int | None = None,
+        first_id: int | None = None,
+    ) -> None:
         super().__init__()
-        self.module: Any = module
+        self.module = module
         self.config: Any = module.config
         self.sources = [tuple(source) for source in sources]
-        self.max_len: int | None = module.max_len
-        self.prompts = [[self.config.start_id] for _ in sources]
+        self.max_len = module.max_len
+        if start_id is None:
+            start_id, first_id = self.config.start_id, getattr(self.config, "first_id", None)
+        self.first_id = first_id
+        self.prompts = [[start_id] for _ in sources]
         device = next(module.parameters()).device
         ids, real = pad(sources, self.config.pad_id)
         self.real = real.to(device)
         with torch.inference_mode():
-            self.memory: Tensor = module.encode(ids.to(device), self.real)
+            self.memory = module.encode(ids.to(device), self.real)
 
     def forward(self, ids: Tensor, cache: SourceCache | None = None) -> Tensor:
         """Logits (R, T, V) after ids (R, T); the rows of a source stand side by side."""
-        logits: Tensor = self.module.decode(ids, self.memory, self.real, cache)
+        begins = cache is None or cache.length == 0
+        logits = self.module.decode(ids, self.memory, self.real, cache)
+        if begins and self.first_id is not None:
+            logits[:, 0] = -math.inf
+            logits[:, 0, self.first_id] = 0
         return logits
 
     def keep(self, rows: Tensor, before: int) -> None:

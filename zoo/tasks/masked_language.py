@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.nn.loss import cross_entropy
+from zoo.nn.loss import IGNORED, cross_entropy
 from zoo.pipelines.fill_mask import FillMask, mask_of
 from zoo.pipelines.reading import Ids, Reader, by_length, pad
 from zoo.tasks.base import BaseTask
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 HIDDEN = 0.15  # of the tokens
 MASKED, SWAPPED = 0.8, 0.1  # of the hidden: shown as the mask, as any token; the rest as they are
-KEPT = -100  # target of a token that is not hidden
 
 
 class MaskedLanguageModeling(BaseTask):
@@ -67,7 +66,7 @@ class MaskedLanguageModeling(BaseTask):
 
     def loss(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean cross-entropy of the hidden tokens, in nats."""
-        where = batch["targets"] != KEPT
+        where = batch["targets"] != IGNORED
         return cross_entropy(
             module(batch["ids"], batch["real"], where=where), batch["targets"][where]
         )
@@ -89,7 +88,7 @@ class MaskedLanguageModeling(BaseTask):
         for batch, places in enumerate(by_length([len(row) for row in rows])):
             ids, real = pad([rows[place] for place in places], pad_id_of(pipeline.tokenizer))
             shown, targets = hide(ids, real, [0, batch])
-            where = targets != KEPT
+            where = targets != IGNORED
             logits = model.module(
                 shown.to(model.device), real.to(model.device), where=where.to(model.device)
             ).float()
@@ -137,8 +136,8 @@ class Hiding:
             seed: of the draw.
 
         Returns:
-            The ids with hidden ones replaced, and the targets: the id where one is hidden, `KEPT`
-            elsewhere; both (B, T). At least one token is hidden.
+            The ids with hidden ones replaced, and the targets: the id where one is hidden,
+            `IGNORED` elsewhere; both (B, T). At least one token is hidden.
         """
         generator = np.random.default_rng(seed)
         draw, fate = torch.from_numpy(generator.random((2, *ids.shape)))
@@ -152,7 +151,7 @@ class Hiding:
             hidden.view(-1)[draw.view(-1).argmin()] = True
         shown = ids.where(~hidden | (fate >= MASKED + SWAPPED), others)
         shown = shown.masked_fill(hidden & (fate < MASKED), self.mask_id)
-        return shown, ids.masked_fill(~hidden, KEPT)
+        return shown, ids.masked_fill(~hidden, IGNORED)
 
 
 class MaskedBatches(LengthBatches):

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import InputError, TrainingError
-from zoo.nn.loss import cross_entropy
+from zoo.nn.loss import IGNORED, cross_entropy
 from zoo.pipelines import tokenizer_of
 from zoo.pipelines.reading import Ids, Reader, by_length
 from zoo.tasks.base import BaseTask
 from zoo.tasks.classification import LengthBatches
 from zoo.tasks.masked_language import ratio
-from zoo.tasks.translation import NO_TARGET, SCORED_TOKENS, end_id_of, pair_batch
+from zoo.tasks.translation import SCORED_TOKENS, end_id_of, pair_batch
 from zoo.tokenization import build_tokenizer, end_texts, pad_id_of
 
 if TYPE_CHECKING:
@@ -210,10 +210,10 @@ class SpanCorruption(BaseTask):
             given = {name: tensor.to(model.device) for name, tensor in made.items()}
             logits = model.module(given["source"], given["ids"], given["real"]).float()
             nats = nn.functional.cross_entropy(
-                logits.transpose(1, 2), given["targets"], ignore_index=NO_TARGET, reduction="none"
+                logits.transpose(1, 2), given["targets"], ignore_index=IGNORED, reduction="none"
             )  # (B, T)
             found[places, 0] = nats.double().sum(1).cpu().numpy()
-            found[places, 1] = (made["targets"] != NO_TARGET).sum(1).numpy()
+            found[places, 1] = (made["targets"] != IGNORED).sum(1).numpy()
         loss, error = ratio(*found.T)
         perplexity = math.exp(min(loss, 700.0))
         return {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zoo.errors import InputError, MissingExtraError, TrainingError
 from zoo.nn.loss import IGNORED, cross_entropy
-from zoo.pipelines import tokenizer_of
+from zoo.pipelines import prefix_of, tokenizer_of
 from zoo.pipelines.reading import CHUNK, Ids, Reader, by_length, pad
 from zoo.tasks.base import BaseTask
 from zoo.tasks.classification import Floats, LengthBatches
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from zoo.model import Model
 
-NO_TARGET = IGNORED  # stands in the targets where a row is shorter than the batch
 ENDS = (END_OF_TEXT, "</s>")  # ours, T5's and Marian's
 RESAMPLES = 1000  # as sacrebleu's own command draws
 SCORED_TOKENS = 2048  # of a batch that is scored: (B, T, V) logits are what takes memory
@@ -82,7 +81,8 @@ class Translation(BaseTask):
         Warns:
             UserWarning: some are longer than `length` on a side, and how many; they are left out.
         """
-        sources, targets = (tokens(tokenizer, side) for side in self.pairs("train"))
+        texts = self.pairs("train")
+        sources, targets = tokens(tokenizer, texts[0], self.prefix), tokens(tokenizer, texts[1])
         pairs = list(zip(sources, targets, strict=True))
         kept = [pair for pair in pairs if max(map(len, pair)) <= length]
         what = f"training pairs have a side of more than {length} tokens"
@@ -113,9 +113,17 @@ class Translation(BaseTask):
         )
 
     def evaluate(
-        self, model: "Model", split: str, *, limit: int | None = None, context: int | None = None
+        self,
+        model: "Model",
+        split: str,
+        *,
+        limit: int | None = None,
+        context: int | None = None,
+        translations: Sequence[str] | None = None,
     ) -> dict[str, float]:
         """BLEU and chrF of the model's translations, and perplexity; `limit` counts sentences.
+
+        Where `translations` are at hand they are not made again.
 
         `bleu`, `bleu_lowercased` and `chrf` are those of `translation_scores`, from 0 to 100, with
         the references of the split. `perplexity_per_token` is that of the translation in `pairs`,
@@ -132,7 +140,8 @@ class Translation(BaseTask):
         """
         metrics()  # translating takes minutes: say first what is missing
         sources, targets = (side[:limit] for side in self.pairs(split))
-        translations = self.translations(model, sources)
+        if translations is None:
+            translations = self.translations(model, sources)
         scores = translation_scores(translations, self.references(split)[:limit])
         loss, error = ratio(*target_nats(model, sources, targets, context).T)
         perplexity = math.exp(min(loss, 700.0))
@@ -257,18 +266,18 @@ def pair_batch(
 ) -> dict[str, Tensor]:
     """Pairs side by side: `source` and `real` (B, S), `ids` and `targets` (B, T)."""
     source, real = pad(sources, pad_id)
-    right, _ = pad(targets, NO_TARGET)
+    right, _ = pad(targets, IGNORED)
     start = np.array([start_id], dtype=np.int32)
     ids, _ = pad([np.concatenate([start, target[:-1]]) for target in targets], pad_id)
     return {"source": source, "real": real, "ids": ids, "targets": right}
 
 
-def tokens(tokenizer: "Tokenizer", texts: Sequence[str]) -> list[Ids]:
-    """All tokens of each text, the one that ends it included."""
-    own = Reader(tokenizer, 0).tokenizer  # neither cuts nor pads
+def tokens(tokenizer: "Tokenizer", texts: Sequence[str], prefix: str = "") -> list[Ids]:
+    """All tokens of each text behind a prefix, the one that ends it included."""
+    reader = Reader(tokenizer, 0, prefix=prefix)
     found: list[Ids] = []
     for start in range(0, len(texts), CHUNK):
-        chunk = own.encode_batch_fast(list(texts[start : start + CHUNK]))
+        chunk = reader.encode(texts[start : start + CHUNK])
         found += [np.array(encoding.ids, dtype=np.int32) for encoding in chunk]
     return found
 
@@ -308,7 +317,8 @@ def target_nats(
     """
     tokenizer, config = tokenizer_of(model), model.config
     module: Any = model.module
-    pairs = list(zip(*(tokens(tokenizer, side) for side in (sources, targets)), strict=True))
+    read = tokens(tokenizer, sources, prefix_of(config))
+    pairs = list(zip(read, tokens(tokenizer, targets), strict=True))
     lengths = [max(map(len, pair)) for pair in pairs]
     limits = [most for most in (context, module.max_len) if most is not None]
     kept = [place for place, n in enumerate(lengths) if all(n <= most for most in limits)]
@@ -328,7 +338,7 @@ def target_nats(
         given = {name: tensor.to(model.device) for name, tensor in made.items()}
         logits = module(given["source"], given["ids"], given["real"]).float()  # (B, T, V)
         nats = nn.functional.cross_entropy(
-            logits.transpose(1, 2), given["targets"], ignore_index=NO_TARGET, reduction="none"
+            logits.transpose(1, 2), given["targets"], ignore_index=IGNORED, reduction="none"
         )  # (B, T)
         found[batch, 0] = nats.double().sum(1).cpu().numpy()
         found[batch, 1] = [len(target) for target in right]
