@@ -25,7 +25,7 @@ from zoo.errors import (
 from zoo.numbers import in_words, short_count, with_error
 
 if TYPE_CHECKING:
-    from zoo.evaluation import Errors, Report
+    from zoo.evaluation import Errors, Report, TranslationErrors
     from zoo.model import Model
 
 
@@ -164,7 +164,7 @@ def _what_is_left(out: Path, again: list[str]) -> str:
 @click.option("--label-column", metavar="NAME", help="Of labelled texts.")
 @click.option("--source-column", metavar="NAME", help="Of sentence pairs in one file.")
 @click.option("--target-column", metavar="NAME", help="Of sentence pairs in one file.")
-@click.option("--errors", type=int, metavar="N", help="Show N texts that it is sure of and wrong.")
+@click.option("--errors", type=int, metavar="N", help="Show N texts that it is worst at.")
 @click.option("--baseline", is_flag=True, help="Show beside it what TF-IDF reaches.")
 @output.json_option
 def evaluate(
@@ -184,22 +184,35 @@ def evaluate(
     --data takes labelled texts of your own, for text classification: a .csv, .tsv or .jsonl file,
     perhaps with .gz, or hf://datasets/owner/name. Of an encoder-decoder it takes sentence pairs:
     such a file, or, given twice, a text file of sources and one of targets.
+
+    --errors shows the labels that a classifier is surest of and wrong, or the sentences that a
+    translator is farthest off, and what the length of a text has to do with it.
     """
     import zoo
+    from zoo.data import PAIRED
+    from zoo.evaluation import errors as find
+    from zoo.evaluation import translation_errors
     from zoo.evaluation.baseline import baseline_of
-    from zoo.evaluation.errors import errors as find
 
     model = zoo.load(ref)
     where: dict[str, Any] = {"task": task, "split": split, "limit": limit, "data": data or None}
     where |= {key: value for key, value in named.items() if value is not None}
-    paired = [key for key in ("source_column", "target_column") if key in where]
-    if paired and (errors is not None or baseline):
+    paired = model.pipeline in PAIRED
+    if paired and baseline:
         raise click.UsageError(
-            f"--{paired[0].replace('_', '-')} is of sentence pairs, --errors and --baseline are of "
-            "text classification"
+            f"--baseline is TF-IDF's, for text classification; {model.name} is a {model.pipeline} "
+            "model"
         )
+    foreign = ("text_column", "label_column") if paired else ("source_column", "target_column")
+    other = [key for key in foreign if key in where]
+    if other and (errors is not None or baseline):
+        raise click.UsageError(
+            f"--{other[0].replace('_', '-')} is not of the texts that {model.name}, a "
+            f"{model.pipeline} model, is measured on"
+        )
+    look: Any = translation_errors if paired else find
     with warnings_in_a_line():
-        analysis = None if errors is None else find(model, n=errors, context=context, **where)
+        analysis: Any = None if errors is None else look(model, n=errors, context=context, **where)
         found = dict(analysis.scores) if analysis else zoo.evaluate(model, context=context, **where)
         beside = dict(baseline_of(model, **where)) if baseline else {}
     if as_json:
@@ -211,7 +224,8 @@ def evaluate(
         }
         facts["metrics"] = _finite(found)
         facts |= {"baseline": _finite(beside)} if beside else {}
-        facts |= {} if analysis is None else _analysis(analysis)
+        if analysis is not None:
+            facts |= (_analysis_of_translations if paired else _analysis)(analysis)
         return output.print_json(facts)
     names = [name for name in found if f"{name}_stderr" in found]
     if len(pairs := [name for name in names if PAIR.match(name)]) > MOST_PAIRS:
@@ -228,7 +242,7 @@ def evaluate(
         ]
     output.print_table(columns, rows, right=columns[1:])
     if analysis is not None:
-        _show_errors(analysis)
+        (_show_translations if paired else _show_errors)(analysis)
 
 
 @contextmanager
@@ -306,6 +320,34 @@ def _show_errors(found: "Errors") -> None:
         for quarter in found.by_length
     ]
     output.print_table(columns, quarters, right=columns)
+
+
+def _analysis_of_translations(found: "TranslationErrors") -> dict[str, Any]:
+    """The same of a translator."""
+    return {
+        "sentences": found.sentences,
+        "worst": [asdict(sentence) for sentence in found.worst],
+        "scores_by_length": [row._asdict() for row in found.by_length],
+    }
+
+
+def _show_translations(found: "TranslationErrors") -> None:
+    """Print the error analysis of a translator: sentences one below the other, then lengths."""
+    output.heading(f"The {len(found.worst)} worst of {found.sentences:,} sentences")
+    room = max(MIN_TEXT, shutil.get_terminal_size().columns - 2 - len("translation") - 2)
+    for one in found.worst:
+        lines = [("source", one.source), ("translation", one.translation)]
+        lines += [("reference", text) for text in one.references]
+        click.echo(f"{one.place}  chrF {one.chrf:.1f}")
+        for name, text in lines:
+            click.echo(f"  {name:<11}  {shortened(text, room)}")
+    output.heading("Scores by length of the source")
+    columns = ("words", "sentences", "BLEU", "chrF")
+    rows = [
+        (row.words, f"{row.sentences:,}", f"{row.bleu:.1f}", f"{row.chrf:.1f}")
+        for row in found.by_length
+    ]
+    output.print_table(columns, rows, right=columns[1:])
 
 
 MIN_TEXT = 20  # characters of a text, however narrow the terminal

@@ -1,7 +1,17 @@
-"""Measuring models: `evaluate` for a number, `errors` for texts, `verify` for a card's claims."""
+"""Measuring models: scores, the texts that are worst, and whether a card's claims hold."""
 
 from zoo.evaluation.errors import Errors, errors
 from zoo.evaluation.evaluate import evaluate
+from zoo.evaluation.translations import TranslationErrors, translation_errors
 from zoo.evaluation.verify import Check, Report, verify
 
-__all__ = ["Check", "Errors", "Report", "errors", "evaluate", "verify"]
+__all__ = [
+    "Check",
+    "Errors",
+    "Report",
+    "TranslationErrors",
+    "errors",
+    "evaluate",
+    "translation_errors",
+    "verify",
+]
