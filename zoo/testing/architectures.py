@@ -1,7 +1,8 @@
 """Checks of an architecture: what all that read tokens promise, and what decoders do besides.
 
 A decoder is one whose `forward` takes a cache: it goes on from a text. Others, such as encoders,
-see all of it at once.
+see all of it at once. An encoder-decoder (`zoo.nn.EncoderDecoder`) is held to a decoder's promises
+in what it writes to one source, and to an encoder's in how it reads sources.
 
 Letters: B batch, T query length, S key length, V vocabulary.
 """
@@ -9,7 +10,9 @@ Letters: B batch, T query length, S key length, V vocabulary.
 import inspect
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from zoo.config import Config
 from zoo.errors import ConfigError, ContextLengthError
 from zoo.folder import WEIGHTS, load_into, read_weights, save_folder
 from zoo.model import Model
-from zoo.nn import Cache, record_attention
+from zoo.nn import Cache, EncoderDecoder, SourceCache, record_attention
 from zoo.registry import resolve
 from zoo.testing.kit import Failed, NotApplicable, Subject
 from zoo.tokenization import build_tokenizer
@@ -31,12 +34,14 @@ SIZES = {  # the field's words, as far as a config has them
     "max_seq_len": LENGTH,
     "d_model": 24,
     "n_layers": 2,
+    "n_encoder_layers": 2,
     "n_heads": 3,
     "n_kv_heads": 3,
     "d_head": 8,
     "d_ff": 20,
     "dropout": 0.1,
 }
+SOURCE = (7, 3, 11, 2, 5)  # what encoder-decoders write to
 NOISE = 0.2  # added to fresh weights, so that every part of a module shows in its logits
 CLOSE = 1e-4  # largest difference between equal logits in float32, as a share of their spread
 
@@ -56,19 +61,30 @@ def classes(subject: Subject) -> None:
 
 def signature(subject: Subject) -> None:
     """`forward(self, ids, cache=None)`, or `forward(self, ids, ...)` where the rest is optional."""
+    if reads_sources(subject):
+        return  # the base class says how it is called
     parameters = list(inspect.signature(resolve(subject.thing.target).forward).parameters.values())
     names = [parameter.name for parameter in parameters[1:]]
     if names[:1] != ["ids"]:
-        raise NotApplicable("forward does not take ids: the kit knows architectures of text so far")
+        raise NotApplicable(
+            "forward does not take ids: the kit knows architectures of text so far, whose "
+            "encoder-decoders are zoo.nn.EncoderDecoder"
+        )
     if "cache" in names and (names[1] != "cache" or parameters[2].default is not None):
         raise Failed("forward must read forward(self, ids, cache=None)")
     if any(parameter.default is parameter.empty for parameter in parameters[2:]):
         raise Failed("forward must do with ids alone: give its other arguments defaults")
 
 
+def reads_sources(subject: Subject) -> bool:
+    """Whether it is an encoder-decoder."""
+    return issubclass(resolve(subject.thing.target), EncoderDecoder)
+
+
 def decodes(subject: Subject) -> bool:
-    """Whether it is a decoder."""
-    return "cache" in inspect.signature(resolve(subject.thing.target).forward).parameters
+    """Whether it goes on from a text: a decoder, or an encoder-decoder from its target."""
+    kind = resolve(subject.thing.target)
+    return reads_sources(subject) or "cache" in inspect.signature(kind.forward).parameters
 
 
 def require_decoder(subject: Subject) -> None:
@@ -137,6 +153,14 @@ def deterministic(subject: Subject) -> None:
 def causal(subject: Subject) -> None:
     """Changing token t leaves the logits before t as they are; an encoder's see the whole text."""
     module = make(subject)
+    if reads_sources(subject):
+        source = torch.tensor([SOURCE])
+        seen = module.encode(source)
+        for t in range(1, len(SOURCE)):
+            changed = source.clone()
+            changed[0, t] = source[0, t] + 1
+            if torch.equal(module.encode(changed)[:, 0], seen[:, 0]):
+                raise Failed(f"another source token {t} leaves the first as it is: it is not seen")
     ids = random_ids(1, LENGTH)
     before = forward(module, ids)
     if not decodes(subject):
@@ -147,7 +171,7 @@ def causal(subject: Subject) -> None:
         return
     for t in range(1, LENGTH):
         changed = ids.clone()
-        changed[0, t] = (ids[0, t] + 1) % V
+        changed[0, t] = ids[0, t] % (V - 1) + 1
         after = forward(module, changed)
         same(after[:, :t], before[:, :t], f"another token {t} changes logits before it")
 
@@ -177,7 +201,8 @@ def padded(subject: Subject) -> None:
     """A short row beside long ones: padded on the left in a cache, on the right without one."""
     module = make(subject)
     ids, padding = random_ids(4, LENGTH), torch.tensor([4, 0, LENGTH - 1, 7])
-    for pieces in ([LENGTH], [LENGTH - 2, 1, 1], [1] * LENGTH):
+    ways = () if reads_sources(subject) else ([LENGTH], [LENGTH - 2, 1, 1], [1] * LENGTH)
+    for pieces in ways:  # all targets of an encoder-decoder begin alike
         logits = in_pieces(module, ids, pieces, padding)
         for row, start in enumerate(padding.tolist()):
             alone = forward(module, ids[row : row + 1, start:])
@@ -192,13 +217,22 @@ def padded(subject: Subject) -> None:
 
 def padded_by_token(subject: Subject) -> None:
     """What an encoder is told by `config.pad_id`."""
-    if decodes(subject):
+    sources = reads_sources(subject)
+    if decodes(subject) and not sources:
         raise NotApplicable("a decoder's padding is told by its cache: see A315")
     module = make(subject)
-    ids = random_ids(4, LENGTH)
+    ids = random_ids(4, LENGTH) % (V - 2) + 1
     sizes = (3, LENGTH, 1, 8)
     for row, length in enumerate(sizes):
         ids[row, length:] = getattr(module.config, "pad_id", 0)
+    if sources:
+        written = random_ids(4, 5)
+        with torch.no_grad():
+            together = module(ids, written)
+            for row, length in enumerate(sizes):
+                alone = module(ids[row : row + 1, :length], written[row : row + 1])[0]
+                same(together[row], alone, "padding of a source changes the logits to it")
+        return
     together = forward(module, ids)
     for row, length in enumerate(sizes):
         alone = forward(module, ids[row : row + 1, :length])[0]
@@ -212,7 +246,9 @@ def reordered(subject: Subject) -> None:
     module = make(subject)
     ids, more = random_ids(3, LENGTH - 3), random_ids(3, 2)
     order, padding = torch.tensor([2, 0, 0]), torch.tensor([0, 3, 5])
-    cache = Cache.of(module.config, 3, LENGTH, padding=padding)
+    if reads_sources(subject):
+        padding = torch.zeros_like(padding)
+    cache = cache_of(module, 3, LENGTH, padding)
     forward(module, ids, cache)
     cache.reorder(order)
     logits = forward(module, more, cache)
@@ -233,12 +269,18 @@ def lengths(subject: Subject) -> None:
         return
     if not isinstance(most, int) or most < LENGTH:
         raise Failed(f"max_len is {most!r}, it must be None or at least max_seq_len = {LENGTH}")
-    forward(module, random_ids(1, most))
-    try:
-        forward(module, random_ids(1, most + 1))
-    except ContextLengthError:
-        return
-    raise Failed(f"{most + 1} tokens are read though max_len is {most}: raise ContextLengthError")
+    ways: list[Callable[[Tensor], Any]] = [partial(forward, module)]
+    if reads_sources(subject):
+        ways.append(module.encode)
+    for read in ways:
+        read(random_ids(1, most))
+        try:
+            read(random_ids(1, most + 1))
+        except ContextLengthError:
+            continue
+        raise Failed(
+            f"{most + 1} tokens are read though max_len is {most}: raise ContextLengthError"
+        )
 
 
 def seeded(subject: Subject) -> None:
@@ -253,8 +295,10 @@ def gradients(subject: Subject) -> None:
     """A parameter without one never learns."""
     module = make(subject).train()
     ids = torch.cat([torch.arange(V), random_ids(7 * LENGTH - V)]).view(7, LENGTH)
-    module(ids).square().mean().backward()
+    call(module, ids).square().mean().backward()
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue  # a constant, such as sinusoids
         if parameter.grad is None or not parameter.grad.abs().max() > 0:
             raise Failed(f"no gradient reaches {name}")
         if not parameter.grad.isfinite().all():
@@ -268,7 +312,7 @@ def learns(subject: Subject) -> None:
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     losses = []
     for _ in range(80):
-        logits = module(rows[:, :-1]).flatten(0, -2)  # (B T, V), or of an encoder (B, L)
+        logits = call(module, rows[:, :-1]).flatten(0, -2)  # (B T, V), or of an encoder (B, L)
         targets = rows[:, 1:].flatten()[: len(logits)] % logits.shape[-1]
         loss: Any = nn.functional.cross_entropy(logits, targets)
         optimizer.zero_grad()
@@ -336,6 +380,7 @@ def recorded(subject: Subject) -> None:
 def streamed(subject: Subject) -> None:
     """Through the pipeline: pieces joined, and a text in a batch, are the text."""
     require_decoder(subject)
+    from zoo.pipelines.text2text import Text2Text
     from zoo.pipelines.text_generation import TextGeneration
 
     words = [chr(ord("a") + index) for index in range(26)]
@@ -347,16 +392,16 @@ def streamed(subject: Subject) -> None:
         module=module,
         config=module.config,
         tokenizer=tokenizer,
-        pipeline="text-generation",
+        pipeline=subject.thing.pipeline,
         card=None,
     )
-    call: Any = TextGeneration(model)
+    write: Any = (Text2Text if reads_sources(subject) else TextGeneration)(model)
     options: dict[str, Any] = {"max_new_tokens": LENGTH - 5, "temperature": 0}
-    whole = call("a b c", **options)
-    pieces = "".join(call("a b c", stream=True, **options))
+    whole = write("a b c", **options)
+    pieces = "".join(write("a b c", stream=True, **options))
     if pieces != whole:
         raise Failed(f"streamed it writes {pieces!r}, at once {whole!r}")
-    batch = call(["z", "a b c"], **options)
+    batch = write(["z", "a b c"], **options)
     if batch[1] != whole:
         raise Failed(f"in a batch it writes {batch[1]!r}, alone {whole!r}")
 
@@ -412,15 +457,28 @@ def random_ids(*shape: int) -> Tensor:
     return torch.randint(1, V, shape, generator=generator)
 
 
+def call(module: Any, ids: Tensor, cache: Cache | None = None) -> Any:
+    """Logits; of an encoder-decoder those of targets to one source."""
+    if isinstance(module, EncoderDecoder):
+        return module.decode(ids, module.encode(torch.tensor([SOURCE])), None, cache)  # type: ignore[arg-type]
+    return module(ids) if cache is None else module(ids, cache)
+
+
 def forward(module: Any, ids: Tensor, cache: Cache | None = None) -> Any:
     """Logits, without gradients."""
     with torch.no_grad():
-        return module(ids) if cache is None else module(ids, cache)
+        return call(module, ids, cache)
+
+
+def cache_of(module: Any, rows: int, columns: int, padding: Tensor | None = None) -> Cache:
+    """What keeps keys and values for a module."""
+    kind = SourceCache if isinstance(module, EncoderDecoder) else Cache
+    return kind.of(module.config, rows, columns, padding=padding)
 
 
 def in_pieces(module: Any, ids: Tensor, pieces: list[int], padding: Tensor | None = None) -> Tensor:
     """Logits of ids that go through a cache piece by piece."""
-    cache = Cache.of(module.config, len(ids), ids.shape[1], padding=padding)
+    cache = cache_of(module, len(ids), ids.shape[1], padding)
     logits = torch.cat(
         [forward(module, piece, cache) for piece in torch.split(ids, pieces, 1)], dim=1
     )

@@ -64,7 +64,7 @@ CHECKS = (
     Check("A301", "the target is an nn.Module with a frozen zoo.Config", "architectures:classes"),
     Check(
         "A302",
-        "forward takes ids; a decoder's an optional cache too",
+        "forward takes ids; a decoder's an optional cache too; encoder-decoders are marked",
         "architectures:signature",
         after=("A301",),
     ),
@@ -122,7 +122,7 @@ CHECKS = (
     ),
     Check(
         "A318",
-        "an encoder's padding changes nothing",
+        "an encoder's padding changes nothing, nor that of sources",
         "architectures:padded_by_token",
         after=("A312", "A313"),
     ),
