@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from zoo.errors import InputError, MissingExtraError
 from zoo.folder import CONFIG, LOG, read_config
+from zoo.numbers import spelled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +104,7 @@ def validations(rows: Iterable[Mapping[str, Any]], metric: str = "") -> tuple[st
         if scores and "step" in row:
             name = metric if metric in scores else next(iter(scores))
             points.append((row["step"], scores[name], scores.get(f"{name}_stderr", math.nan)))
-    return name.replace("_", " "), points
+    return spelled(name), points
 
 
 def lengths_of(
@@ -309,7 +310,8 @@ def heatmap(
     """
     T, S = len(tokens), len(columns or tokens)
     if not T or tuple(weights.shape) != (T, S):
-        raise InputError(f"{T} tokens need {T} x {S} weights, got {tuple(weights.shape)}")
+        both = f"{T} tokens and {S} columns" if columns else f"{T} tokens"
+        raise InputError(f"{both} need {T} x {S} weights, got {tuple(weights.shape)}")
     side = min(max(2.5, LABEL_INCHES * max(T, S)), 6.0)
     figure = _figure(side + 2.0, side + 1.5)
     from matplotlib.colors import LinearSegmentedColormap

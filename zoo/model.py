@@ -64,10 +64,11 @@ class Model:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Call its pipeline."""
-        return self._call(*args, **options)
+        return self.called(*args, **options)
 
     @cached_property
-    def _call(self) -> Any:
+    def called(self) -> Any:
+        """Its pipeline, an object: what a call of the model calls."""
         return resolve(registry().pipelines.get(self.pipeline).target)(self)
 
     @property
@@ -149,7 +150,7 @@ class Model:
             pipeline = pipeline if adapter.card is None else adapter.card.pipeline
         self.name, self.module, self.card, self.pipeline = own, module, card, pipeline
         self.adapter, self.config = name, getattr(module, "config", self.config)
-        self.__dict__.pop("_call", None)  # the pipeline holds the module
+        self.__dict__.pop("called", None)  # the pipeline holds the module
         return self
 
     def merge(self) -> "Model":

@@ -3,12 +3,24 @@
 import math
 from collections.abc import Mapping
 
+SPELLED = {"bleu": "BLEU", "chrf": "chrF"}  # metrics whose names have capitals of their own
 LOWER_IS_BETTER = ("perplexity", "bits", "expected")  # expected calibration error
 
 
 def lower_is_better(metric: str) -> bool:
     """Whether a smaller value of a metric is the better one; all others are like accuracy."""
     return metric.startswith(LOWER_IS_BETTER)
+
+
+def spelled(metric: str) -> str:
+    """A metric's name as people write it: `"perplexity per word"`, `"BLEU lowercased"`."""
+    return " ".join(SPELLED.get(word, word) for word in metric.replace("_", " ").split(" "))
+
+
+def titled(metric: str) -> str:
+    """A metric's name as it stands above its numbers: `"Perplexity per word"`, `"chrF"`."""
+    words = spelled(metric)
+    return words if words.startswith((*SPELLED.values(),)) else words[:1].upper() + words[1:]
 
 
 def rounded(value: float, error: float) -> tuple[float, float]:

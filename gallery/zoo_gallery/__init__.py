@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from zoo import View, hookimpl
+from zoo.data import PAIRED
 
 
 @hookimpl
@@ -34,6 +35,6 @@ def txzoo_gallery_views() -> Iterable[View]:
                 target="zoo_gallery.views.text2text:view",
                 summary="Makes a text of another and lists what came close",
             )
-            for pipeline in ("translation", "summarization", "text2text-generation")
+            for pipeline in PAIRED
         ),
     ]

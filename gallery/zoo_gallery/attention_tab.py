@@ -7,9 +7,11 @@ import gradio as gr
 
 from zoo import Card
 from zoo.attention import alignment, token_labels
-from zoo.charts import heatmap, svg
+from zoo.charts import AXES, heatmap, svg
 from zoo.errors import InputError, ZooError
 from zoo.folder import CONFIG, read_config
+from zoo.nn import EncoderDecoder
+from zoo.numbers import titled
 from zoo.pipelines import encode, tokenizer_of
 from zoo_gallery import markup
 from zoo_gallery.snippets import PROMPT, endpoint, example, reference
@@ -102,7 +104,7 @@ def look(gallery: Gallery, card: Card, text: str) -> tuple[list[str], list[str],
     count, most = len(encode(tokenizer, text)), gallery.limits.attention_tokens
     if count > most:
         raise InputError(f"The text has {count} tokens; a map of at most {most} is drawn")
-    if hasattr(model.module, "decode"):
+    if isinstance(model.module, EncoderDecoder):
         found = alignment(model, text)
         return found.target, found.source, found.layers
     maps = model.attention(text)
@@ -127,7 +129,8 @@ def numbers_table(
         ]
         for row, line in enumerate(weights)
     ]
-    return markup.table(f"Attention weights, {title}", ["The token that looks", *seen], rows)
+    looking, _ = AXES[bool(columns)]
+    return markup.table(f"Attention weights, {title}", [titled(looking), *seen], rows)
 
 
 def sizes(card: Card) -> tuple[int, int]:

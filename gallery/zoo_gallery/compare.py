@@ -17,14 +17,13 @@ from zoo.evaluation.compare import compare as measure
 from zoo.evaluation.study import find_study, studies
 from zoo.folder import CONFIG, read_config
 from zoo.generation import GenerationOptions, stream
-from zoo.numbers import with_error
+from zoo.numbers import titled, with_error
 from zoo.pipelines import encode
-from zoo.pipelines.text2text import Text2Text, Translation
-from zoo.pipelines.text_generation import Pieces, TextGeneration
+from zoo.pipelines.text_generation import Pieces
 from zoo_gallery.markup import figure, heading, listed, paragraph, table
 from zoo_gallery.snippets import reference
 from zoo_gallery.state import COMPUTE, Gallery
-from zoo_gallery.views import check_length, telling
+from zoo_gallery.views import check_length, telling, warned
 
 MOST = 4  # columns that can be read beside each other
 CHOSEN = 3  # at first
@@ -167,7 +166,11 @@ def compared(
         column.state = "loading its weights"
         yield columns
         try:
-            writers[column.name] = written(gallery.models.get(column.name), prompt, options)
+            model = gallery.models.get(column.name)
+            began = time.perf_counter()
+            with warned():
+                writers[column.name] = written(writing(model, prompt, options))
+            column.seconds = time.perf_counter() - began
             column.state = "waiting"
         except ZooError as error:
             column.fail(error)
@@ -194,9 +197,9 @@ def _another(column: Column, writer: Iterator[tuple[str, int]]) -> bool:
     return True
 
 
-def written(model: Model, prompt: str, options: GenerationOptions) -> Iterator[tuple[str, int]]:
+def written(parts: Sequence[tuple[Iterator[int], Pieces]]) -> Iterator[tuple[str, int]]:
     """Pieces of text, each with how many tokens it took."""
-    for number, (tokens, pieces) in enumerate(writing(model, prompt, options)):
+    for number, (tokens, pieces) in enumerate(parts):
         if number:
             yield " ", 0
         for token in tokens:
@@ -209,14 +212,14 @@ def writing(
     model: Model, prompt: str, options: GenerationOptions
 ) -> list[tuple[Iterator[int], Pieces]]:
     """The tokens as they are written, and what makes text of them; for each part of a source."""
+    pipeline = model.called
     if model.pipeline in PAIRED:
         most = getattr(model.module, "max_len", None) or options.max_new_tokens or 1
         length = min(most, options.max_new_tokens or most)
-        kind = Translation if model.pipeline == "translation" else Text2Text
-        return kind(model).streams(prompt, replace(options, max_new_tokens=length))
-    pipeline = TextGeneration(model)
+        parts: Any = pipeline.streams(prompt, replace(options, max_new_tokens=length))
+        return list(parts)
     ids = encode(pipeline.tokenizer, prompt)
-    tokens = stream(model.module, ids, options, end_id=pipeline.end_id)
+    tokens = stream(pipeline.module, ids, options, end_id=pipeline.end_id)
     return [(tokens, Pieces(pipeline.tokenizer, ids))]
 
 
@@ -238,7 +241,7 @@ def lengths_part(cards: Sequence[Card]) -> str:
 def _lengths_of_task(task: str, cards: Sequence[Card], series: dict[str, list[Point]]) -> str:
     trained = {trained_length(card) for card in cards if card.name in series}
     length = trained.pop() if len(trained) == 1 else None
-    title = f"{METRIC.capitalize()} on {task} over the number of tokens read at once"
+    title = f"{titled(METRIC)} on {task} over the number of tokens read at once"
     chart = svg(lengths(series, metric=METRIC, trained=length), title)
     contexts = sorted({context for points in series.values() for context, _, _ in points})
     rows = []
@@ -273,8 +276,6 @@ def studies_part() -> str:
             left[name] = str(error)
             continue
         said = f"{found.summary}. After ± stands the standard error of the mean over seeds."
-        rows = table(
-            measured.title, [word.capitalize() for word in measured.columns], measured.rows
-        )
+        rows = table(measured.title, [titled(word) for word in measured.columns], measured.rows)
         parts.append(f"<h3>{escape(name)}</h3>{paragraph(said)}{figure(drawing)}{rows}")
     return "".join(parts) + (listed(left) if left else "")

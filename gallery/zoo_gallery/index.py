@@ -9,7 +9,7 @@ from gradio.routes import INTERNAL_ROUTES
 
 import zoo
 from zoo import Card
-from zoo.numbers import plural, short_count, with_error
+from zoo.numbers import plural, short_count, titled, with_error
 from zoo_gallery import markup
 from zoo_gallery.snippets import reference, slug
 from zoo_gallery.state import Gallery
@@ -97,7 +97,7 @@ def card_html(name: str, card: Card, error: str = "") -> str:
     }
     if card.scores:
         score = card.scores[0]
-        facts[score.name.capitalize()] = with_error(score.value, score.standard_error)
+        facts[titled(score.name)] = with_error(score.value, score.standard_error)
     facts |= {"Licence": card.license, "Weights": where(card)}
     body = f"<p>{escape(card.summary)}</p>{markup.facts(facts)}"
     if error:

@@ -42,14 +42,18 @@ def figure(svg: str) -> str:
     return f"<div {attributes}>{svg}</div>"
 
 
-def table(caption: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(
+    caption: str, titles: Sequence[str], rows: Sequence[Sequence[str]], *, texts: bool = False
+) -> str:
     """A table that is scrolled by itself where the page is narrow; its first column names the rows.
 
     Args:
         caption: what it holds.
         titles: of the columns.
         rows: a text for each column.
+        texts: whether the first column holds whole sentences, which take several lines.
     """
+    kind = "zoo-table zoo-texts" if texts else "zoo-table"
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
@@ -58,7 +62,7 @@ def table(caption: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) ->
         for row in rows
     )
     return (
-        f'<div class="zoo-table" role="region" tabindex="0" aria-label="{escape(caption)}" '
+        f'<div class="{kind}" role="region" tabindex="0" aria-label="{escape(caption)}" '
         f'style="overflow-x: auto"><table><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

@@ -5,7 +5,7 @@ import gradio as gr
 from zoo import Card
 from zoo.errors import ZooError
 from zoo.folder import TOKENIZER
-from zoo.numbers import short_count, with_error
+from zoo.numbers import short_count, titled, with_error
 from zoo.plugins import one_line
 from zoo.registry import resolve
 from zoo_gallery import markup
@@ -56,7 +56,7 @@ def header(card: Card) -> str:
     }
     if card.scores:
         score = card.scores[0]
-        facts[score.name.capitalize()] = with_error(score.value, score.standard_error)
+        facts[titled(score.name)] = with_error(score.value, score.standard_error)
     return f"{markup.heading(reference(card), card.summary)}{markup.facts(facts)}"
 
 

@@ -10,7 +10,7 @@ from zoo import Card
 from zoo.charts import losses, read_curve, svg, training_curve, validations
 from zoo.errors import ZooError
 from zoo.folder import RECIPE
-from zoo.numbers import short_bytes, short_count, with_error
+from zoo.numbers import short_bytes, short_count, spelled, titled, with_error
 from zoo.testing import last_record
 from zoo_gallery import markup
 from zoo_gallery.snippets import http_snippet, python_snippet, shell_snippet
@@ -23,7 +23,7 @@ LOCAL = "http://127.0.0.1:7860"  # stands in the snippet until the page knows wh
 def training_tab(card: Card, tab: gr.Tab) -> None:
     """Build the Training tab; the curve is drawn when it is opened."""
     if card.training:
-        gr.HTML(markup.facts({title(key): fact(value) for key, value in card.training.items()}))
+        gr.HTML(markup.facts({titled(key): fact(value) for key, value in card.training.items()}))
     curve = gr.HTML()
     with gr.Accordion("The numbers as a table", open=False):
         numbers = gr.HTML()
@@ -103,7 +103,7 @@ def scores_table(card: Card) -> str:
     """Every score of the card, with its standard error."""
     rows = [
         [
-            score.name,
+            spelled(score.name),
             with_error(score.value, score.standard_error),
             " ".join(filter(None, (score.dataset, score.split))),
         ]
@@ -143,11 +143,6 @@ def snippet(label: str, code: str) -> gr.Textbox:
         copy = gr.Button(f"Copy {label}", size="sm")
     copy.click(None, box, None, js="text => navigator.clipboard.writeText(text)")
     return box
-
-
-def title(key: str) -> str:
-    """A key of front matter as people write it."""
-    return key.replace("_", " ").capitalize()
 
 
 def fact(value: object) -> str:

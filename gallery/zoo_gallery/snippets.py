@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 
 from zoo import Card
+from zoo.data import PAIRED
 from zoo.registry import registry
 
 PROMPT = "The"  # for a text model whose card has no example
@@ -46,7 +47,8 @@ def http_snippet(card: Card, url: str) -> str:
         lines.append("client.view_api()")
     else:
         call = f"client.predict({literal(text)}, api_name={literal('/' + endpoint(card, 'run'))})"
-        lines.append(f"print({call})")
+        answer = "[0]" if card.pipeline in PAIRED else ""  # the table of all answers comes second
+        lines.append(f"print({call}{answer})")
     return "\n".join([*lines, ""])
 
 

@@ -13,7 +13,7 @@ from zoo import Card
 from zoo.charts import losses, svg, training_curve, validations
 from zoo.errors import InputError
 from zoo.folder import RECIPE
-from zoo.numbers import short_count, with_error
+from zoo.numbers import short_count, spelled, with_error
 from zoo.registry import registry
 from zoo.training.recipe import Recipe
 from zoo_gallery.markup import figure, heading, listed, paragraph, status, table
@@ -304,7 +304,8 @@ def said_of(job: Job | None, state: str, curve: Sequence[tuple[int, float]]) -> 
         return status(f"A training is running: {name} {what}.", step, total)
     if state == "finished":
         scores = ", ".join(
-            f"{score.name} {with_error(score.value, score.standard_error)}" for score in job.scores
+            f"{spelled(score.name)} {with_error(score.value, score.standard_error)}"
+            for score in job.scores
         )
         return status(f"{name} is trained, in {job.seconds:.0f} s. On unseen data: {scores}.")
     if state == "stopped":

@@ -214,6 +214,8 @@ def data_problems(recipes: Mapping[str, Recipe]) -> dict[str, str]:
     Returns:
         Each name and why its data cannot be had; an empty text where they can.
     """
+    if not recipes:
+        return {}
     asked = {name: {"task": r.task, "tokenizer": dict(r.tokenizer)} for name, r in recipes.items()}
     try:
         process = subprocess.run(

@@ -170,6 +170,21 @@ def test_a_heatmap_shows_the_weights_and_the_tokens() -> None:
             heatmap(weights, tokens)
 
 
+def test_a_heatmap_between_two_texts_names_both() -> None:
+    rows, columns = ["eins", "end"], ["one", "&", "end"]
+    weights = np.random.default_rng(1).random((2, 3))
+    figure = heatmap(weights, rows, columns=columns)
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), weights)
+    texts = [e.text for e in ElementTree.fromstring(svg(figure, "t")).iter() if "text" in e.tag]
+    axes = ["the word of the source that is looked at", "the word that is written"]
+    for label in (*rows, *columns, *axes):
+        assert texts.count(label) == [*rows, *columns, *axes].count(label), label
+    for wrong in (weights.T, weights[:, :2], weights[:1]):
+        shape = re.escape(str(wrong.shape))
+        with pytest.raises(InputError, match=rf"2 tokens.* 3 columns need 2 x 3 .*, got {shape}"):
+            heatmap(wrong, rows, columns=columns)
+
+
 def figures() -> list[Any]:
     weights = np.eye(3)
     labels = ['id="x"', "<b>", "$5 & $6"]

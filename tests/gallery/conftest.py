@@ -19,6 +19,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from zoo.card import Card
+
+HOSTILE = "<script>window.taken = 1</script><img src=x onerror='window.taken = 1'>"
+LINK = "[click](javascript:window.taken=1)"
 STARTED = 120  # seconds that a start may take on a machine with other things to do
 LEFT_OUT = ("GRADIO_", "TXZOO_DATA")  # what a stranger's machine does not have
 # what Gradio says of a request that a page had under way when it was left
@@ -108,6 +112,53 @@ def app(serve: Serve) -> Iterator[App]:
         yield started
 
 
+def write_plugin(site: Path, name: str, source: str) -> None:
+    """What `pip install` of a plugin would leave."""
+    (site / f"{name}.py").write_text(source)
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[txzoo]\n{name} = {name}\n")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, translator: Path) -> Path:
+    """The models of a plugin: one that sorts first, a damaged one, a hostile one, a translator."""
+    folder = tmp_path_factory.mktemp("acme") / "models"
+    for name in ("aaa-lm", "damaged-lm", "hostile-lm", "numerals-lm"):
+        shutil.copytree(translator if name == "numerals-lm" else tiny_model, folder / name)
+        card = Card.read(folder / name)
+        card.data["txzoo"] |= {"name": name, "example": "count 1 2", "summary": "<i>tiny</i> & new"}
+        if name == "numerals-lm":
+            card.data["txzoo"]["example"] = "three one four"
+        if name == "hostile-lm":
+            card.data["txzoo"]["summary"] = HOSTILE
+            frame = "<iframe src='//x.test'></iframe>"
+            text = f"{card.text}\n\n## Limits\n\n{HOSTILE} {LINK}\n\n{frame}\n"
+            card = Card(card.data, text, card.path)
+        card.write(folder / name)
+    (folder / "damaged-lm/README.md").write_text("---\nlicense: [\n---\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def space(serve: Serve, models: Path) -> Iterator[App]:
+    """The gallery as a Space starts it, with two plugins: one of models, one that is broken."""
+    site = models.parent / "site"
+    site.mkdir()
+    write_plugin(
+        site,
+        "acme",
+        "from pathlib import Path\nfrom zoo import hookimpl\n\n@hookimpl\ndef txzoo_models():\n"
+        f"    return sorted(Path({str(models)!r}).iterdir())\n",
+    )
+    write_plugin(site, "bolts", "raise RuntimeError('out of <b>bolts</b>')\n")
+    app = Path(__file__).parents[2] / "gallery/app.py"
+    code = f"import runpy; runpy.run_path({str(app)!r}, run_name='__main__')"
+    with serve(code, PYTHONPATH=str(site)) as started:
+        yield started
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium."""
@@ -146,45 +197,64 @@ def faults(context: BrowserContext) -> list[str]:
     return found
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A tab; at its end nothing may have gone wrong, in it and in others of its context."""
+@pytest.fixture(scope="session")
+def visitor(browser: Browser) -> Iterator[tuple[BrowserContext, list[str]]]:
+    """One context for all tests, which loads the scripts of Gradio once, and its faults."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB")
     context.set_default_timeout(60_000)
-    found = faults(context)
-    yield context.new_page()
+    yield context, faults(context)
     context.close()
+
+
+@pytest.fixture
+def page(visitor: tuple[BrowserContext, list[str]]) -> Iterator[Page]:
+    """A tab; at its end nothing may have gone wrong, in it and in others of its context."""
+    context, found = visitor
+    found.clear()
+    yield context.new_page()
+    for tab in context.pages:
+        tab.close()
+    context.clear_permissions()
     assert not found
 
 
+STILL = "* { transition: none !important }"  # a fading text is pale
+# once what follows a change of width is drawn; in two frames, as that may change the width again
+LOOK = """async () => {
+    for (let n = 0; n < 2; n++) await new Promise(requestAnimationFrame);
+    const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+    return [violations, document.documentElement.scrollWidth];
+}"""
 LOOKS = [(theme, width) for theme in ("light", "dark") for width in (1280, 320)]
-Flaws = Callable[..., list[str]]
+Flaws = Callable[[Page], list[str]]
 
 
 @pytest.fixture(scope="session")
 def flaws() -> Flaws:
     """What is wrong with a page as it stands: axe-core's findings, and more width than its window.
 
-    It is looked at in both themes, wide and narrow, or in one of these four, by its number.
+    It is looked at in both themes, wide and narrow.
     """
-    axe = Axe()
+    script = Axe().axe_script
 
-    def find(page: Page, look: int | None = None) -> list[str]:
+    def find(page: Page) -> list[str]:
         found: list[str] = []
-        page.add_style_tag(content="* { transition: none !important }")  # a fading text is pale
-        for theme, width in LOOKS if look is None else [LOOKS[look]]:
+        if not page.evaluate("'axe' in window"):
+            page.evaluate(script)
+            page.add_style_tag(content=STILL)
+        for theme, width in LOOKS:
             page.emulate_media(color_scheme=theme)
-            expect(page.locator("body.dark")).to_have_count(int(theme == "dark"))
             page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(100)  # charts are drawn anew
+            expect(page.locator("body.dark")).to_have_count(int(theme == "dark"))
             here = f"{page.url} {theme} {width}:"
+            rules, wide = page.evaluate(LOOK)
             found += [
                 f"{here} {rule['id']}: {' '.join(map(str, node['target']))} {node['html'][:200]} "
                 f"{node['failureSummary']}"
-                for rule in axe.run(page).response["violations"]
+                for rule in rules
                 for node in rule["nodes"]
             ]
-            if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
+            if wide > width:
                 found.append(f"{here} is {wide} wide")
         return found
 

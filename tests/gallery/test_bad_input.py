@@ -2,10 +2,9 @@
 
 import json
 import re
-import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from gradio_client.exceptions import AppError
 from playwright.sync_api import Browser, Locator, Page, expect
 
 import zoo
-from zoo.card import Card
 
+DRAWN = "() => new Promise(requestAnimationFrame)"  # what came before is on the page
 HOSTILE = "<script>window.taken = 1</script><img src=x onerror='window.taken = 1'>"
-LINK = "[click](javascript:window.taken=1)"
 
 
 def visit(page: Page, url: str, model: str = "alibi-lm") -> None:
@@ -95,77 +93,81 @@ def test_two_tabs_at_once_and_one_that_is_closed(app: Any, page: Page) -> None:
     still_works(page)
 
 
-LONG = """
+PATIENT = """
 from zoo_gallery.app import launch
 from zoo_gallery.state import Limits
-launch(Limits(new_tokens=20_000))
+launch(Limits(new_tokens=20_000, waiting=1))
 """
 
 
+@pytest.fixture(scope="module")
+def patient(serve: Callable[..., Any]) -> Iterator[Any]:
+    """A gallery of answers that take minutes, where one visitor may wait."""
+    with serve(PATIENT) as started:
+        yield started
+
+
 @pytest.mark.browser
-def test_stop_stops_and_frees_the_queue(serve: Callable[..., Any], browser: Browser) -> None:
-    with serve(LONG) as patient, browser.new_context() as context:
+def test_a_full_queue_says_so(patient: Any, browser: Browser) -> None:
+    client = Client(patient.url, verbose=False, analytics_enabled=False)
+    ask = {"max_new_tokens": 20_000, "api_name": "/alibi-lm_run"}
+    running = client.submit("The", **ask)
+    next(running)  # it writes
+    waiting = client.submit("A", **ask)
+    with browser.new_context() as context:
         page = context.new_page()
+        visit(page, patient.url, "rope-lm")
+        write(page)
+        expect(page.get_by_text(re.compile("busy", re.IGNORECASE)).first).to_be_visible()
+        waiting.cancel()
+        running.cancel()
+        for _ in range(5):
+            write(page)
+            with suppress(AssertionError):
+                expect(output(page)).to_have_value(re.compile(r"\w"), timeout=2000)
+                break
+        expect(output(page)).to_have_value(re.compile(r"\w"))
+    client.close()
+
+
+@pytest.mark.browser
+def test_stop_stops_and_frees_the_queue(patient: Any, browser: Browser) -> None:
+    with browser.new_context() as context:
+        page, other = context.new_page(), context.new_page()
+        visit(other, patient.url, "rope-lm")
         visit(page, patient.url)
         write(page, "The river", 20_000)
         expect(output(page)).to_have_value(re.compile(r"(\S+\s+){20}"))
-        page.get_by_role("button", name="Stop").click()
-        page.wait_for_timeout(1500)
+        with page.expect_response(lambda answer: answer.url.endswith("/cancel")):
+            page.get_by_role("button", name="Stop").click()
+        page.evaluate(DRAWN)
         text = output(page).input_value()
-        page.wait_for_timeout(1500)
-        assert output(page).input_value() == text
-        other = context.new_page()
-        visit(other, patient.url, "rope-lm")
         still_works(other)  # 20,000 tokens would keep it waiting for minutes
+        assert output(page).input_value() == text
         write(page, "The river", 20_000)
         expect(output(page)).to_have_value(re.compile(r"(\S+\s+){20}"))
         page.close()  # a closed tab frees it too
         still_works(other)
 
 
-@pytest.fixture
-def hostile_site(tmp_path: Path, tiny_model: Path) -> Path:
-    """A plugin with a model whose card tries to run a script."""
-    folder = tmp_path / "models" / "hostile-lm"
-    shutil.copytree(tiny_model, folder)
-    card = Card.read(folder)
-    card.data["txzoo"] |= {"name": "hostile-lm", "summary": HOSTILE, "example": "count 1 2"}
-    text = f"{card.text}\n\n## Limits\n\n{HOSTILE} {LINK}\n\n<iframe src='//x.test'></iframe>\n"
-    Card(card.data, text, folder / "README.md").write(folder)
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "hostile.py").write_text(
-        "from pathlib import Path\nfrom zoo import hookimpl\n\n@hookimpl\ndef txzoo_models():\n"
-        f"    return [Path({str(folder)!r})]\n"
-    )
-    info = site / "hostile-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[txzoo]\nhostile = hostile\n")
-    return site
-
-
 @pytest.mark.browser
-def test_a_hostile_card_and_weights_that_vanish(
-    serve: Callable[..., Any], hostile_site: Path, page: Page
-) -> None:
-    weights = hostile_site.parent / "models" / "hostile-lm" / "model.safetensors"
-    with serve(PYTHONPATH=str(hostile_site)) as other:
-        page.goto(other.url)
-        expect(page.locator(".zoo-card").filter(has_text=HOSTILE)).to_have_count(1)
-        visit(page, other.url, "hostile-lm")
-        page.get_by_role("tab", name="Card").locator("visible=true").click()
-        expect(page.get_by_text("Limits", exact=True).first).to_be_visible()
-        assert page.locator("iframe").count() == 0
-        assert page.locator("a[href^='javascript']").count() == 0
-        assert page.evaluate("window.taken") is None
-        weights.unlink()
-        page.get_by_role("tab", name="Try").locator("visible=true").click()
-        write(page)
-        expect(page.get_by_text("has no file model.safetensors")).to_be_visible()
-        visit(page, other.url)
-        still_works(page)
-        page.goto("about:blank")  # before the server ends: a page that loses it complains
+def test_a_hostile_card_and_weights_that_vanish(space: Any, models: Path, page: Page) -> None:
+    hostile = zoo.info(models / "hostile-lm").summary
+    assert hostile.startswith("<script>")
+    page.goto(space.url)
+    expect(page.locator(".zoo-card").filter(has_text=hostile)).to_have_count(1)
+    visit(page, space.url, "hostile-lm")
+    page.get_by_role("tab", name="Card").locator("visible=true").click()
+    expect(page.get_by_text("Limits", exact=True).first).to_be_visible()
+    assert page.locator("iframe").count() == 0
+    assert page.locator("a[href^='javascript']").count() == 0
+    assert page.evaluate("window.taken") is None
+    (models / "hostile-lm/model.safetensors").unlink()
+    page.get_by_role("tab", name="Try").locator("visible=true").click()
+    write(page)
+    expect(page.get_by_text("has no file model.safetensors")).to_be_visible()
+    visit(page, space.url)
+    still_works(page)
 
 
 def post(url: str, body: bytes, kind: str) -> int:

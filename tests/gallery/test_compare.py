@@ -216,13 +216,13 @@ def test_the_page_streams_side_by_side(app: "App", page: Page) -> None:
 def test_stop_stops_all_columns(app: "App", page: Page) -> None:
     columns = ask(page, app, FAR, 200)
     expect(columns[0]).not_to_have_value("")
-    page.get_by_role("button", name="Stop").click()
-    page.wait_for_timeout(500)
+    with page.expect_response(lambda answer: answer.url.endswith("/cancel")):
+        page.get_by_role("button", name="Stop").click()
+    page.evaluate("() => new Promise(requestAnimationFrame)")  # what came before is drawn
     texts = [column.input_value() for column in columns]
-    page.wait_for_timeout(1500)
-    assert [column.input_value() for column in columns] == texts
     whole = zoo.load(FAR[0])("we will", max_new_tokens=200, temperature=0.8, top_p=0.9, seed=1)
     assert len(texts[0]) < len(whole) - len("we will")
+    assert [column.input_value() for column in columns] == texts  # they stand still meanwhile
     page.get_by_label("New tokens").first.fill("5")
     page.get_by_role("button", name="Compare", exact=True).click()
     for name in FAR:

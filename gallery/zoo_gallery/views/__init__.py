@@ -9,6 +9,7 @@ the model's card, inside the tab, and makes Gradio components there:
 - errors that a visitor can do something about leave through `telling`.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
@@ -31,6 +32,17 @@ def telling() -> Iterator[None]:
         # the page renders messages as HTML
         text = escape(str(error), quote=False)
         raise gr.Error(text, print_exception=False) from error
+
+
+@contextmanager
+def warned() -> Iterator[None]:
+    """Show on the page what a model warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if warning.category is UserWarning:  # others are of other threads and libraries
+            gr.Warning(escape(str(warning.message), quote=False))
 
 
 def check_length(text: str, most: int) -> None:

@@ -1,8 +1,8 @@
 """Try a model that makes a text of another: the answer, others that came close, as a list."""
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from typing import Any
 
 import gradio as gr
 
@@ -10,7 +10,7 @@ from zoo import Card
 from zoo_gallery import markup
 from zoo_gallery.snippets import endpoint, example, reference
 from zoo_gallery.state import COMPUTE, Gallery
-from zoo_gallery.views import check_length, telling
+from zoo_gallery.views import check_length, telling, warned
 
 BEAMS = 4  # at first, as many as the scores of cards are measured with
 
@@ -67,8 +67,7 @@ def writer(gallery: Gallery, card: Card) -> Callable[..., Iterator[tuple[str, st
             beams, most = int(num_beams), gallery.limits.new_tokens
             positions = getattr(model.module, "max_len", None)
             length = {"max_new_tokens": most if positions is None else min(most, positions)}
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
+            with warned():
                 if beams == 1:
                     pieces = model(source, stream=True, **length)
                 else:
@@ -80,13 +79,8 @@ def writer(gallery: Gallery, card: Card) -> Callable[..., Iterator[tuple[str, st
                         return_scores=True,
                         **length,
                     )
-            for warning in caught:
-                if warning.category is UserWarning:  # others are of other threads and libraries
-                    gr.Warning(str(warning.message))
             if beams > 1:
-                rows = [(answer["text"], f"{answer['score']:.3f}") for answer in found]
-                columns = ["Answer", "Log-probability by length"]
-                yield found[0]["text"], markup.table("All answers, best first", columns, rows)
+                yield found[0]["text"], answers(found)
                 return
             text = ""
             with closing(pieces):
@@ -95,3 +89,12 @@ def writer(gallery: Gallery, card: Card) -> Callable[..., Iterator[tuple[str, st
                     yield text, ""
 
     return write
+
+
+def answers(found: Iterable[Mapping[str, Any]]) -> str:
+    """A table of the answers of beam search, best first; other tokens may make the same text."""
+    rows: dict[str, str] = {}
+    for answer in found:
+        rows.setdefault(answer["text"], f"{answer['score']:.3f}")
+    titles = ["Answer", "Log-probability by length"]
+    return markup.table("All answers, best first", titles, list(rows.items()), texts=True)

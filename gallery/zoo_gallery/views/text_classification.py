@@ -1,6 +1,5 @@
 """Try a model that gives a text a label: every label with its probability, as bars."""
 
-import warnings
 from collections.abc import Callable
 
 import gradio as gr
@@ -10,7 +9,7 @@ from zoo.attribution import METHODS, attributions
 from zoo_gallery import markup
 from zoo_gallery.snippets import endpoint, example, reference
 from zoo_gallery.state import COMPUTE, Gallery
-from zoo_gallery.views import check_length, telling
+from zoo_gallery.views import check_length, telling, warned
 
 WARNING = (
     "Blue words spoke for the label, orange and underlined ones against it. What decided for the "
@@ -72,12 +71,8 @@ def classifier(gallery: Gallery, card: Card) -> Callable[..., dict[str, float]]:
         with telling():
             check_length(text, gallery.limits.prompt_characters)
             model = gallery.models.get(name, lambda line: progress(None, desc=line))
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
+            with warned():
                 found = model(text, top_k=None)
-            for warning in caught:
-                if warning.category is UserWarning:  # others are of other threads and libraries
-                    gr.Warning(str(warning.message))
             return {entry["label"]: entry["score"] for entry in found}
 
     return classify
