@@ -22,7 +22,7 @@ from zoo.errors import (
     UnknownNameError,
     ZooError,
 )
-from zoo.numbers import in_words, short_count, with_error
+from zoo.numbers import in_words, short_count, spelled, with_error
 
 if TYPE_CHECKING:
     from zoo.evaluation import Errors, Report, TranslationErrors
@@ -231,7 +231,7 @@ def evaluate(
     if len(pairs := [name for name in names if PAIR.match(name)]) > MOST_PAIRS:
         names = [name for name in names if name not in pairs]
     rows: list[tuple[str, ...]] = [
-        (name.replace("_", " "), *in_words(found[name], found[f"{name}_stderr"])) for name in names
+        (spelled(name), *in_words(found[name], found[f"{name}_stderr"])) for name in names
     ]
     columns = ["metric", "value", "standard error"]
     if beside:
