@@ -16,6 +16,8 @@ from torch import Tensor, nn
 import zoo
 from zoo.errors import ConfigError, ContextLengthError, InputError, MissingExtraError, WeightsError
 from zoo.nn import SourceCache, record_attention
+from zoo.nn.loss import IGNORED
+from zoo.tasks.pair_file import PairFile
 from zoo.tuning import adapt, share, trained
 
 transformers = pytest.importorskip("transformers", reason="needs txzoo[hf]")
@@ -523,3 +525,41 @@ def test_by_several_methods_it_learns(method: str, tmp_path: Path) -> None:
         # the bias of keys changes no softmax; sinusoids stay as they are
         if "k_proj.bias" not in name and "embed_positions" not in name:
             assert torch.equal(parameter, start[name]) == (name not in learning), name
+
+
+def test_a_base_is_tuned_on_pairs_as_it_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BART reads its targets behind </s>, not behind the padding that tasks of ours would take."""
+    pytest.importorskip("sacrebleu", reason="needs txzoo[hf]")
+    saved(tmp_path / "base", "bart")
+    letters = WORDS[4:]
+    rows = [f"{' '.join(letters[n : n + 3])}\t{letters[n + 3]} {letters[n]}" for n in range(8)]
+    for name, part in (("pairs.tsv", rows), ("new.tsv", ["v w\tx"] * 2)):
+        (tmp_path / name).write_text("\n".join(["source\ttarget", *part]))
+    seen: list[dict[str, Tensor]] = []
+    original = PairFile.loss
+
+    def loss(self: PairFile, module: nn.Module, made: dict[str, Tensor]) -> Tensor:
+        seen.append(made)
+        return original(self, module, made)
+
+    monkeypatch.setattr(PairFile, "loss", loss)
+    model = zoo.train(
+        "flan-t5-en-de",
+        base=str(tmp_path / "base"),
+        tuning="lora",
+        data=tmp_path / "pairs.tsv",
+        test_data=tmp_path / "new.tsv",
+        out=tmp_path / "out",
+        config={},
+        steps=2,
+        batch_tokens=8,
+        warmup_steps=0,
+    )
+    ids = model.config.pad_id, model.config.start_id, model.config.end_id
+    assert ids == (PAD, END, END)
+    for made in seen:
+        before, right = made["ids"], made["targets"]
+        assert (before[:, 0] == END).all()
+        assert torch.equal(before[:, 1:], right[:, :-1].where(right[:, :-1] != IGNORED, PAD))

@@ -31,12 +31,13 @@ class BaseTask(ABC):
     Attributes:
         splits: the splits that `evaluate` takes; "train" is where batches come from.
         test_splits: those whose scores a card reports.
-        prefix: what the model that is trained reads before each source; set before `batches`.
+        model_config: that of the model that is trained, None before there is one; set before
+            `batches`.
     """
 
     splits: tuple[str, ...] = ("train", "validation", "test")
     test_splits: tuple[str, ...] = ("test",)
-    prefix: str = ""
+    model_config: Any = None
 
     @abstractmethod
     def build_tokenizer(self, settings: Mapping[str, Any]) -> "Tokenizer":

@@ -82,7 +82,8 @@ class Translation(BaseTask):
             UserWarning: some are longer than `length` on a side, and how many; they are left out.
         """
         texts = self.pairs("train")
-        sources, targets = tokens(tokenizer, texts[0], self.prefix), tokens(tokenizer, texts[1])
+        prefix = prefix_of(self.model_config)
+        sources, targets = tokens(tokenizer, texts[0], prefix), tokens(tokenizer, texts[1])
         pairs = list(zip(sources, targets, strict=True))
         kept = [pair for pair in pairs if max(map(len, pair)) <= length]
         what = f"training pairs have a side of more than {length} tokens"
@@ -94,6 +95,8 @@ class Translation(BaseTask):
                 stacklevel=2,
             )
         ids = self.config(tokenizer)
+        if self.model_config is not None:  # a base may begin its targets otherwise
+            ids = {name: getattr(self.model_config, name) for name in ids}
         return PairBatches(
             [source for source, _ in kept],
             [target for _, target in kept],

@@ -21,7 +21,6 @@ from zoo.errors import RecipeError, TrainingError
 from zoo.folder import CARD, LOG, RECIPE, FileRecord, save_folder
 from zoo.loading import load
 from zoo.model import Model
-from zoo.pipelines import prefix_of
 from zoo.registry import registry, resolve
 from zoo.tasks import BaseTask, Batches
 from zoo.tasks.own_data import OwnData, for_recipe
@@ -162,7 +161,7 @@ class Run:
         config: Any = self.module.config
         self.config = config
         self.learned = list(trained(self.module))
-        self.task.prefix = prefix_of(config)
+        self.task.model_config = config
         self.batches = self._batches(self.config.max_seq_len)
         short = self.settings.short_length
         if short >= self.config.max_seq_len:
@@ -210,7 +209,10 @@ class Run:
                 f"{task} is a {pipeline} task, {base.name} is a {base.pipeline} model, "
                 "whose architecture has no other head"
             )
-        changes = {**self.task.config(base.tokenizer), **self.recipe.config}
+        own = self.task.config(base.tokenizer)
+        # which token pads, begins and ends a text, the base has learned
+        own = {key: value for key, value in own.items() if not key.endswith("_id")}
+        changes = {**own, **self.recipe.config}
         options = dict(self.recipe.tuning)
         torch.manual_seed(self.recipe.seed)
         module, self.fresh = refit(base.module, changes)
