@@ -1,4 +1,4 @@
-"""What `txzoo demo` shows: every bundled model writes something, one shows what it looks at."""
+"""What `txzoo demo` shows: every bundled model answers, one shows what it looks at."""
 
 import re
 import time
@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 import zoo
+from zoo.data import PAIRED
 from zoo.errors import MissingExtraError, ZooError
 from zoo.numbers import plural, short_bytes, short_count, with_error
 from zoo.registry import registry
@@ -23,7 +24,7 @@ SAMPLING = {"temperature": 0.7, "top_p": 0.9, "seed": 1}
 
 
 def run_demo(console: Console, picture: Path, command: str) -> bool:
-    """Load every bundled model, let it write, and say what to type next.
+    """Load every bundled model, let it answer its example, and say what to type next.
 
     Args:
         console: where it is shown.
@@ -33,7 +34,7 @@ def run_demo(console: Console, picture: Path, command: str) -> bool:
     Returns:
         Whether there is a model and every one of them ran.
     """
-    names = zoo.list_models(bundled=True, pipeline="text-generation")
+    names = zoo.list_models(bundled=True)
     title = f"txzoo {zoo.__version__}: {plural(len(names), 'bundled model')}, no network needed"
     console.print(Text(title, style="bold"))
     started = time.monotonic()
@@ -46,9 +47,10 @@ def run_demo(console: Console, picture: Path, command: str) -> bool:
             ready.append(show(console, name))
         except ZooError as error:
             console.print(Text(f"{name}: {error}", style="red"))
-    if ready:
+    looking = [model for model in ready if model.pipeline not in PAIRED]  # at one text
+    if looking:
         console.print()
-        draw(console, ready[0], picture)
+        draw(console, looking[0], picture)
     seconds = f"{time.monotonic() - started:.0f} s"
     console.print(Text(f"{plural(len(ready), 'model')} ran in {seconds}.", style="dim"))
     console.print()
@@ -57,7 +59,7 @@ def run_demo(console: Console, picture: Path, command: str) -> bool:
 
 
 def show(console: Console, name: str) -> "Model":
-    """Show a model's size, its headline score, and what it writes."""
+    """Show a model's size, its headline score, and its answer to its example."""
     card = registry().models.get(name)
     size = f"{short_count(card.parameters)} parameters"
     weights = short_bytes(sum(record.bytes for record in card.files.values()))
@@ -71,11 +73,20 @@ def show(console: Console, name: str) -> "Model":
         console.print(Padding(line.append(f" {score.split}"), (0, 0, 0, 2), expand=False))
     model = zoo.load(name)
     prompt = example(model)
-    written = model(prompt, return_full_text=False, **SAMPLING)
-    text = Text.assemble((prompt, "bold"), re.sub(r"\s*\n\s*", "\n", written.rstrip()))
+    text = Text.assemble((prompt, "bold"), re.sub(r"\s*\n\s*", "\n", answer(model, prompt)))
     lines = text.wrap(console, console.width - 4)
     console.print(Padding(Text("\n").join(lines[:LINES]), (0, 0, 0, 4), expand=False))
     return model
+
+
+def answer(model: "Model", prompt: str) -> str:
+    """What stands behind the prompt: the text that goes on, the translation, the likely labels."""
+    if model.pipeline in PAIRED:
+        return f" → {model(prompt, num_beams=4)}"
+    if model.pipeline == "text-generation":
+        return str(model(prompt, return_full_text=False, **SAMPLING)).rstrip()
+    found = model(prompt, top_k=2) if model.pipeline == "text-classification" else []
+    return "".join(f"  {entry['label']} {entry['score']:.2f}" for entry in found)
 
 
 def example(model: "Model") -> str:

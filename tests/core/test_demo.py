@@ -10,6 +10,7 @@ import pytest
 
 import zoo
 from zoo.cli import main
+from zoo.demo import answer
 
 Install = Callable[..., Path]
 PLUGIN = """
@@ -103,3 +104,23 @@ def test_the_demo_without_models_says_where_to_look(
     assert main(["demo", "--out", str(tmp_path / "map.png")]) == 1
     assert "doctor" in capsys.readouterr().out
     assert not (tmp_path / "map.png").exists()
+
+
+def test_a_classifier_names_labels_and_a_translator_translates(translator: Path) -> None:
+    found = answer(zoo.load("emotion-encoder"), "i feel like a faithful servant")
+    labels = re.fullmatch(r"  (\w+) (0\.\d\d)  (\w+) (0\.\d\d)", found)
+    assert labels is not None and float(labels[2]) > float(labels[4])
+    assert {labels[1], labels[3]} <= set(zoo.load("emotion-encoder").config.labels)
+    assert answer(zoo.load(translator), "one two") == " → eins zwei"
+
+
+def test_every_bundled_model_is_in_the_demo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path / "map.png")]) == 0
+    shown = capsys.readouterr().out
+    names = zoo.list_models(bundled=True)
+    assert f"{len(names)} models ran" in shown
+    for name in names:
+        assert f"\n{name}  " in shown
+    assert "Who looks at whom in alibi-lm" in shown

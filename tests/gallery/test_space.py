@@ -32,7 +32,8 @@ def test_the_front_matter_is_what_the_hub_asks_for() -> None:
     assert {front["colorFrom"], front["colorTo"]} <= COLOURS
     assert len(front["short_description"]) <= 60
     assert (SPACE / front["app_file"]).is_file()
-    assert front["datasets"] == ["Salesforce/wikitext", "karpathy/tiny_shakespeare"]
+    datasets = ["Salesforce/wikitext", "bentrevett/multi30k", "karpathy/tiny_shakespeare"]
+    assert front["datasets"] == datasets
     for name in zoo.list_models(plugin="txzoo", bundled=True):
         assert f"**{name}**" in text
 

@@ -1,5 +1,7 @@
 """Every bundled model, exported and run by `transformers`: same logits, same greedy tokens."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import zoo
 from zoo.errors import ConfigError, InputError
 from zoo.export import export
 from zoo.generation import GenerationOptions, generate
+from zoo.pipelines.reading import pad
 
 transformers = pytest.importorskip("transformers", reason="needs txzoo[hf]")
 
@@ -23,6 +26,9 @@ def test_bundled_model_runs_elsewhere(name: str, tmp_path) -> None:
     if not getattr(model.config, "embedding_norm", True):  # held to BLOOM in test_alibi.py
         with pytest.raises(ConfigError, match="BLOOM has a norm after the embedding"):
             export(model, tmp_path / "out")
+        return
+    if model.pipeline == "translation":
+        translates_alike(model, export(model, tmp_path / "out"))
         return
     if model.pipeline != "text-generation":  # held to BERT in test_encoder.py
         with pytest.raises(ConfigError, match="BERT has its norm after each sublayer"):
@@ -41,3 +47,23 @@ def test_bundled_model_runs_elsewhere(name: str, tmp_path) -> None:
         ids, attention_mask=real, max_new_tokens=NEW, do_sample=False, pad_token_id=0
     )
     assert ours == written[0, len(prompt) :].tolist()
+
+
+def translates_alike(model: zoo.Model, folder: Path) -> None:
+    """Logits, greedy and of four beams, of sentences of unlike length."""
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    texts = [model.card.example, "Yes.", "Two men in red shirts are standing near a river."]
+    rows = [model.tokenizer.encode(text).ids for text in texts]
+    source, real = pad(rows, model.config.pad_id)
+    ids = torch.tensor([[model.config.start_id, 5, 900, 17]] * 3)
+    with torch.no_grad():
+        found = model.module(source, ids, real)
+        wanted = theirs(input_ids=source, attention_mask=real, decoder_input_ids=ids).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    for beams in (1, 4):
+        written = theirs.generate(
+            source, attention_mask=real, num_beams=beams, do_sample=False, max_new_tokens=NEW
+        )
+        tokens = [[t for t in row if t < model.config.pad_id] for row in written.tolist()]
+        answers = [model.tokenizer.decode(row) for row in tokens]
+        assert model(texts, num_beams=beams, max_new_tokens=NEW) == answers
