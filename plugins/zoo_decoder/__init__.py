@@ -15,7 +15,6 @@ def txzoo_architectures() -> Iterable[Architecture]:
             target="zoo_decoder.model:Decoder",
             summary="Decoder-only transformer with learned or sinusoidal positions",
             paper="https://arxiv.org/abs/1706.03762",
-            model_types=("gpt2",),
             tiny=({}, {"positions": "sinusoidal"}),
         )
     ]

@@ -140,7 +140,7 @@ def token_scores(module: nn.Module, ids: Tensor, context: int) -> tuple[Tensor, 
 
     Returns:
         Negative log-likelihood in nats (N,), in float64, and whether the most likely token was the
-        right one (N,).
+        right one (N,). Where a window's loss is not finite, the tokens it scores are NaN.
     """
     stride = max(1, context // 2)
     N = len(ids) - 1
@@ -165,7 +165,8 @@ def token_scores(module: nn.Module, ids: Tensor, context: int) -> tuple[Tensor, 
         hits = logits.argmax(-1) == targets
         for row, start in enumerate(group):
             new = start + T - scored  # tokens of this window that no window scored before
-            nats[scored : start + T] = losses[row, -new:].double().cpu()
+            found = losses[row, -new:].double().cpu()
+            nats[scored : start + T] = found if found.isfinite().all() else math.nan
             correct[scored : start + T] = hits[row, -new:].cpu()
             scored = start + T
     return nats, correct
@@ -178,10 +179,14 @@ def perplexities(
 
     A standard error is that of a mean over blocks of `context` tokens, since neighbouring tokens
     are not independent; for a perplexity it is carried through the exponential. What is too large
-    for a number is infinite.
+    for a number is infinite. Tokens without a finite score are left out, and counted as
+    `skipped_tokens`, as if those that are left stood for them.
     """
-    N = len(nats)
-    per_token, per_word = nats.mean(), nats.sum() / words
+    N, valid = len(nats), nats.isfinite()
+    nats, correct = nats[valid], correct[valid]
+    left = len(nats)
+    total = nats.sum() * (N / left) if left else torch.tensor(math.nan, dtype=nats.dtype)
+    per_token, per_word = nats.mean(), total / words
     error = _error_of_mean(nats, context)
     accuracy = correct.double()
     scores = {
@@ -189,12 +194,13 @@ def perplexities(
         "perplexity_per_word_stderr": per_word.exp() * error * N / words,
         "perplexity_per_token": per_token.exp(),
         "perplexity_per_token_stderr": per_token.exp() * error,
-        "bits_per_character": nats.sum() / characters / math.log(2),
+        "bits_per_character": total / characters / math.log(2),
         "bits_per_character_stderr": error * N / characters / math.log(2),
         "accuracy": accuracy.mean(),
         "accuracy_stderr": _error_of_mean(accuracy, context),
     }
-    return {name: value.item() for name, value in scores.items()}
+    skipped = {"skipped_tokens": N - left} if left < N else {}
+    return {name: value.item() for name, value in scores.items()} | skipped
 
 
 def _error_of_mean(values: Tensor, block: int) -> Tensor:

@@ -1,8 +1,10 @@
 """Checkpoints: one safetensors file, written beside and renamed; a run goes on from it exactly."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,55 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.errors import TrainingError
+from zoo.numbers import lower_is_better
 
 FILE = "checkpoint.safetensors"
 
 
+@dataclass
+class Best:
+    """The weights with the best validation score so far; step 0 for none.
+
+    Attributes:
+        step: after which they were measured.
+        metric: that they were best in.
+        score: their value of it.
+        weights: of the module, by name.
+    """
+
+    step: int = 0
+    metric: str = ""
+    score: float = math.nan
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> "Best":
+        """That of a checkpoint."""
+        weights = {n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")}
+        if not weights:
+            return cls()
+        step, metric, score = state["best"]
+        return cls(step, metric, score, weights)
+
+    def look(self, module: nn.Module, step: int, metric: str, score: float) -> None:
+        """Keep a module's weights if their score is finite and better than all before."""
+        better = score < self.score if lower_is_better(metric) else score > self.score
+        if math.isfinite(score) and (better or not self.step):
+            self.step, self.metric, self.score = step, metric, score
+            self.weights = {n: t.detach().cpu().clone() for n, t in module.state_dict().items()}
+
+    def put_into(self, module: nn.Module) -> None:
+        """Give a module these weights, if there are any."""
+        if self.step:
+            module.load_state_dict(self.weights)
+
+
 def save(
-    folder: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]
+    folder: Path,
+    module: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    state: dict[str, Any],
+    best: Best | None = None,
 ) -> None:
     """Write weights, optimiser state and the run's own counters; the old file stays until then.
 
@@ -26,12 +71,17 @@ def save(
         module: unwrapped.
         optimizers: in a fixed order; their state must be tensors.
         state: JSON values, such as the step.
+        best: weights that are kept besides.
     """
+    if best is not None and best.step:
+        state = {**state, "best": [best.step, best.metric, best.score]}
     tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
     for number, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             for key, tensor in values.items():
                 tensors[f"optimizer.{number}.{index}.{key}"] = tensor
+    if best is not None:
+        tensors |= {f"best.{name}": tensor for name, tensor in best.weights.items()}
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     beside = folder / f"{FILE}.new"
     save_file(tensors, beside, metadata={"state": json.dumps(state)})

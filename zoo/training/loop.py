@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ from zoo.folder import CARD, LOG, RECIPE, FileRecord, save_folder
 from zoo.loading import load
 from zoo.model import Model
 from zoo.registry import registry, resolve
-from zoo.tasks import BaseTask, Batches
+from zoo.tasks import BaseTask, Batches, LanguageModeling
 from zoo.tasks.own_data import OwnData, for_recipe
-from zoo.training import checkpoint
+from zoo.training import checkpoint, groups
+from zoo.training.embeddings import Taken, take
 from zoo.training.memory import keep_freed_memory
 from zoo.training.muon import Muon
 from zoo.training.progress import Progress
-from zoo.training.recipe import Recipe, TrainingSettings
+from zoo.training.recipe import EmbeddingSettings, Recipe, TrainingSettings
 from zoo.training.report import adapted, hardware, measure, new_card
+from zoo.training.vocabulary import source_tokenizer
 from zoo.tuning import adapt, trained
 from zoo.tuning.files import write
 from zoo.tuning.heads import refit
@@ -155,6 +157,8 @@ class Run:
             self.task_entry = registry().tasks.get(recipe.task)
             self.task = resolve(self.task_entry.target)()
         self.base = load(recipe.base) if recipe.tuning else None
+        self.embeddings = EmbeddingSettings(**recipe.embeddings) if recipe.embeddings else None
+        self.taken: Taken | None = None
         self.changes: dict[str, Any] = {}
         self.fresh: list[str] = []
         self.tokenizer, self.module = self._new() if self.base is None else self._adapt(self.base)
@@ -170,7 +174,7 @@ class Run:
                 f"max_seq_len={self.config.max_seq_len}"
             )
         self.short = self._batches(short) if short else self.batches
-        self.optimizers = build_optimizers(self.module, self.settings)
+        self.optimizers = build_optimizers(self.module, self.settings, self._apart())
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.wrapped = accelerator.prepare(self.module)
         self.wrapped_optimizers = [accelerator.prepare(o) for o in self.optimizers]
@@ -179,15 +183,37 @@ class Run:
         self.seconds = 0.0
         self.recent: list[tuple[float, float]] = []  # loss and gradient norm since the last line
         self.epoch: list[float] = []  # losses since the epoch began
+        self.best = checkpoint.Best()
 
     def _new(self) -> tuple[Tokenizer, nn.Module]:
-        """The task's tokenizer, and a module that knows nothing yet."""
-        tokenizer = self.task.build_tokenizer(self.recipe.tokenizer)
+        """The tokenizer, and a module that knows nothing yet, but for embeddings it is given."""
+        rows: list[int] | None = None
+        if self.recipe.tokenizer.get("kind") == "source":
+            if not isinstance(self.task, LanguageModeling):
+                raise RecipeError(
+                    f"[tokenizer] kind 'source' is for running text, {self.task_entry.name} is a "
+                    f"{self.task_entry.pipeline} task"
+                )
+            source = "" if self.embeddings is None else self.embeddings.source
+            text = self.task.start + self.task.tokenizer_text()
+            tokenizer, rows = source_tokenizer(self.recipe.tokenizer, source, text)
+        else:
+            tokenizer = self.task.build_tokenizer(self.recipe.tokenizer)
         model_class = resolve(self.architecture.target)
         own = {"vocab_size": tokenizer.get_vocab_size()} | self.task.config(tokenizer)
         config = model_class.config_class.from_dict({**own, **self.recipe.config})
         torch.manual_seed(self.recipe.seed)
-        return tokenizer, model_class(config)
+        module: nn.Module = model_class(config)
+        if self.embeddings is not None:
+            self.taken = take(module, self.embeddings, rows)
+        return tokenizer, module
+
+    def _apart(self) -> dict[str, float]:
+        """The peak learning rate of each parameter that began with a source's embeddings."""
+        if self.embeddings is None or self.taken is None:
+            return {}
+        usual = self.settings.embedding_learning_rate or self.settings.learning_rate
+        return dict.fromkeys(self.taken.names, self.embeddings.learning_rate or usual)
 
     def _adapt(self, base: Model) -> tuple[Tokenizer, nn.Module]:
         """The tokenizer of a trained model, and its module with what shall learn."""
@@ -230,8 +256,23 @@ class Run:
     @property
     def epochs(self) -> float:
         """Passes over the data so far."""
-        short = min(self.step, self.settings.short_steps)
-        return short / self.short.per_epoch + (self.step - short) / self.batches.per_epoch
+        return self._epochs_at(self.step)
+
+    def _epochs_at(self, step: int) -> float:
+        short = min(step, self.settings.short_steps)
+        return short / self.short.per_epoch + (step - short) / self.batches.per_epoch
+
+    def frozen(self, step: int) -> tuple[str, ...]:
+        """The parameters that a step, counted from 0, leaves as the source had them."""
+        if self.embeddings is None or self.taken is None:
+            return ()
+        return self.taken.names if self._epochs_at(step) < self.embeddings.frozen_epochs else ()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The groups that the optimisers have, for log and card."""
+        apart = () if self.taken is None else self.taken.names
+        epochs = 0.0 if self.embeddings is None else self.embeddings.frozen_epochs
+        return groups.described(self.module, self.optimizers, self.peaks, apart, epochs)
 
     @property
     def stands_alone(self) -> bool:
@@ -249,11 +290,17 @@ class Run:
             self.recipe.name, self.settings.steps, enabled=self.accelerator.is_main_process
         )
         with log, progress:
+            if self.taken is not None:
+                self._log_groups(log, progress)
             while self.step < self.settings.steps:
                 rate = self._set_learning_rates()
                 set_progress: Any = getattr(self.module, "set_progress", None)
                 if set_progress is not None:  # see zoo.tuning.gradual
                     set_progress(self.step / self.settings.steps)
+                if self.step and self.frozen(self.step - 1) and not self.frozen(self.step):
+                    names = self.frozen(self.step - 1)
+                    log.write(step=self.step + 1, no_longer_frozen=list(names))
+                    progress.note(f"step {self.step + 1}: {', '.join(names)} are trained from here")
                 before = int(self.epochs)
                 result = self.one_step()
                 self.step += 1
@@ -276,10 +323,9 @@ class Run:
                     progress.update(self.step, loss=sum(losses) / len(losses), rate=rate)
                     recent.clear()
                 if (number := int(self.epochs)) > before and epoch:
-                    log.write(epoch=number, step=self.step, loss=round(sum(epoch) / len(epoch), 5))
+                    log.write(epoch=number, step=self.step, **self._epoch_line(epoch))
                     epoch.clear()
-                every = self.settings.evaluate_every
-                if every and self.step % every == 0 and self.step < self.settings.steps:
+                if self._looks(self.step):
                     self._log_validation(log, progress)
                 if self.step % self.settings.checkpoint_every == 0:
                     self._save(log)
@@ -289,6 +335,27 @@ class Run:
                     f"(now {self.settings.learning_rate})"
                 )
             self._save(log)
+
+    def _log_groups(self, log: "Log", progress: Progress) -> None:
+        entries = self.parameter_groups()
+        if self.step == 0:
+            log.write(step=0, parameter_groups=entries)
+        for line in groups.lines(entries):
+            progress.note(line)
+
+    def _epoch_line(self, losses: list[float]) -> dict[str, float]:
+        """Mean loss of an epoch, and of a language model its perplexity per token."""
+        mean = sum(losses) / len(losses)
+        if self.task_entry.pipeline != "text-generation":
+            return {"loss": round(mean, 5)}
+        return {"loss": round(mean, 5), "perplexity": round(math.exp(min(mean, 700.0)), 3)}
+
+    def _looks(self, step: int) -> bool:
+        """Whether the validation split is measured after so many steps."""
+        every, last = self.settings.evaluate_every, step == self.settings.steps
+        if self.settings.keep == "best" and last:
+            return True
+        return bool(every) and step % every == 0 and not last
 
     def one_step(self) -> tuple[float, float] | None:
         """One optimiser step; loss and gradient norm, or None for a step skipped as not finite."""
@@ -311,6 +378,8 @@ class Run:
         if not math.isfinite(mean):
             return None
         self.accelerator.backward(loss)
+        for name in self.frozen(self.step):  # without a gradient no step and no decay is taken
+            self.module.get_parameter(name).grad = None
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip)
         norm = 0.0 if norm is None else float(norm)
         if math.isfinite(norm):
@@ -343,6 +412,8 @@ class Run:
         log.write(step=self.step, validation=scores)
         headline = self.task_entry.metrics[0]
         progress.note(f"step {self.step}: validation {headline} {scores[headline]:.4g}")
+        if self.settings.keep == "best" and not scores.get("skipped_tokens"):
+            self.best.look(self.module, self.step, headline, scores[headline])
 
     def _save(self, log: "Log") -> None:
         if self.accelerator.is_main_process:
@@ -355,7 +426,7 @@ class Run:
                 "epoch": self.epoch,
                 "recipe": self.recipe.dump(),
             }
-            checkpoint.save(self.folder, self.module, self.optimizers, state)
+            checkpoint.save(self.folder, self.module, self.optimizers, state, self.best)
         self.accelerator.wait_for_everyone()
 
     def _restore(self) -> None:
@@ -366,6 +437,7 @@ class Run:
                 "or start anew with --overwrite"
             )
         checkpoint.restore(tensors, self.module, self.optimizers)
+        self.best = checkpoint.Best.of(tensors, state)
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         self.recent, self.epoch = state.get("recent", []), state.get("epoch", [])
 
@@ -373,28 +445,37 @@ class Run:
 VALIDATION_TOKENS = 50_000  # enough for a curve; scores on cards use whole splits
 
 
-def build_optimizers(module: nn.Module, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    module: nn.Module, settings: TrainingSettings, apart: Mapping[str, float] | None = None
+) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest.
 
-    Weight decay falls on matrices, never on embeddings, norms and biases.
+    Weight decay falls on matrices, never on embeddings, norms and biases. Parameters `apart` have
+    a peak learning rate of their own.
     """
+    apart = apart or {}
+    own: dict[float, list[nn.Parameter]] = {}
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
+            continue
+        if name in apart:
+            own.setdefault(apart[name], []).append(parameter)
             continue
         inside = parameter.dim() == 2 and "embedding" not in name and "position" not in name
         inside = inside and not name.startswith(("head.", "relative_bias"))
         (matrices if inside else others).append(parameter)
     rate, decay = settings.learning_rate, settings.weight_decay
     rest = {"params": others, "lr": settings.embedding_learning_rate or rate, "weight_decay": 0.0}
+    more = [{"params": found, "lr": peak, "weight_decay": 0.0} for peak, found in own.items()]
     if settings.optimizer == "muon" and matrices:  # BitFit and prompts train none
         return [
             Muon(matrices, lr=rate, weight_decay=decay),
-            torch.optim.AdamW([rest], betas=settings.betas),
+            torch.optim.AdamW([rest, *more], betas=settings.betas),
         ]
     inner = {"params": matrices, "lr": rate, "weight_decay": decay}
-    return [torch.optim.AdamW([inner, rest], betas=settings.betas)]
+    return [torch.optim.AdamW([inner, rest, *more], betas=settings.betas)]
 
 
 def learning_rate_share(step: int, settings: TrainingSettings) -> float:
@@ -475,6 +556,7 @@ def _check_folders(out: Path, partial: Path, *, resume: bool, overwrite: bool) -
 def _finish(run: Run, folder: Path) -> None:
     """Write the model folder, measure what was written, and put the scores on its card."""
     recipe, module = run.recipe, run.module.to("cpu")
+    run.best.put_into(module)
     shutil.rmtree(folder, ignore_errors=True)
     files = _save_adapter(run, folder) if run.base and not run.stands_alone else _save(run, folder)
     owners = [registry().architectures.owner(recipe.architecture)]
@@ -498,6 +580,7 @@ def _finish(run: Run, folder: Path) -> None:
             "processes": run.accelerator.num_processes,
             "hardware": hardware(run.accelerator.device),
             "torch": str(torch.__version__),
+            **_facts(run),
         },
     )
     if run.base is not None:
@@ -505,6 +588,17 @@ def _finish(run: Run, folder: Path) -> None:
         card = adapted(card, recipe, run.base, learned=learned, alone=run.stands_alone)
     card.write(folder / CARD)
     measure(folder, run.task_entry, run.task.test_splits, recipe.contexts)
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What a card says besides of a run that kept the best weights, or began with embeddings."""
+    facts: dict[str, Any] = {}
+    if run.best.step:
+        facts["kept"] = {"step": run.best.step, "validation": {run.best.metric: run.best.score}}
+    if run.taken is not None:
+        facts["embeddings"] = dict(run.taken.facts)
+        facts["parameter_groups"] = run.parameter_groups()
+    return facts
 
 
 def _save(run: Run, folder: Path) -> dict[str, FileRecord]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import tomllib
@@ -19,6 +20,7 @@ from zoo.registry import registry
 
 OPTIMIZERS = ("adamw", "muon")
 STORAGE = ("float16", "bfloat16", "float32")
+KEEP = ("last", "best")
 # how a change is called, and its key in [data]
 DATA = {
     "data": "path",
@@ -65,6 +67,8 @@ class TrainingSettings:
         checkpoint_every: steps between checkpoints.
         precision: "float32"; "bfloat16" where the machine computes in it, else float32.
         storage: type of the weights on disk.
+        keep: which weights the finished model has: "last", or "best" for those of the look at the
+            validation split, one of them after the last step, with the best first metric.
     """
 
     steps: int
@@ -84,6 +88,7 @@ class TrainingSettings:
     checkpoint_every: int = 500
     precision: str = "float32"
     storage: str = "float16"
+    keep: str = "last"
 
     def __post_init__(self) -> None:
         above = ("steps", "batch_tokens", "learning_rate", "clip", "log_every", "checkpoint_every")
@@ -107,12 +112,43 @@ class TrainingSettings:
             "optimizer": OPTIMIZERS,
             "storage": STORAGE,
             "precision": ("float32", "bfloat16"),
+            "keep": KEEP,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise RecipeError(
                     f"[training] {name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}"
                 )
+        if self.keep == "best" and not self.evaluate_every:
+            raise RecipeError("[training] keep = 'best' needs an evaluate_every above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingSettings:
+    """The [embeddings] table: whose embeddings a new model begins with.
+
+    Attributes:
+        source: `"hf://owner/name@revision"`, a folder, or a safetensors file.
+        token: name of the tensor of token embeddings; GPT-2's and BERT's names unless given.
+        position: name of that of positions; empty to begin with positions of our own.
+        frozen_epochs: how long they stay as they are.
+        learning_rate: their peak afterwards; that of our own embeddings if 0.
+    """
+
+    source: str
+    token: str = ""
+    position: str = ""
+    frozen_epochs: float = 0.0
+    learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("frozen_epochs", "learning_rate"):
+            if not (value := getattr(self, name)) >= 0:  # NaN is not either
+                raise RecipeError(f"[embeddings] {name} must be at least 0, got {value}")
+        if not math.isfinite(self.learning_rate):
+            raise RecipeError(
+                f"[embeddings] learning_rate must be finite, got {self.learning_rate}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +171,7 @@ class Recipe:
             of labelled texts `text_column` and `label_column`; of sentence pairs `source_column`
             and `target_column`, or `target_path` and `test_target_path`, and `pipeline`, which is
             that of the architecture unless given; see `zoo.tasks.own_data`.
+        embeddings: whose a new model begins with, see `EmbeddingSettings`; empty for none.
         source: the file it was read from.
     """
 
@@ -149,6 +186,7 @@ class Recipe:
     tuning: Mapping[str, Any] = field(default_factory=dict)
     contexts: tuple[int, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    embeddings: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
 
     @classmethod
@@ -164,7 +202,10 @@ class Recipe:
             raise RecipeError(f"{path} is not a recipe: {error}") from error
         name = path.absolute().parent.name if path.name == "recipe.toml" else path.stem
         if isinstance(values.get("data"), dict):
-            values["data"] = _beside(values["data"], path.parent)
+            values["data"] = _beside(values["data"], path.parent, *TARGETS, *TARGETS.values())
+        for key in ("embeddings", "tokenizer"):
+            if isinstance(values.get(key), dict):
+                values[key] = _beside(values[key], path.parent, "source")
         try:
             return cls.from_dict({"name": name} | values, source=path)
         except RecipeError as error:
@@ -188,6 +229,7 @@ class Recipe:
         settings: dict[str, Any] = dict(values["training"])
         _check_values("[training]", TrainingSettings, settings)
         _check_data(values, settings)
+        values = {**values, "embeddings": _embeddings(values)}
         if "betas" in settings:
             settings["betas"] = tuple(settings["betas"])
         parts = {"training": TrainingSettings(**settings), "contexts": contexts, "source": source}
@@ -199,7 +241,8 @@ class Recipe:
         With a `tuning`, which may be the name of a method alone, further keys are its options, and
         what shall be other in the base's configuration stands in a `config` of its own. `data`, the
         path of labelled texts or sentence pairs, or two paths, sources and targets, takes the place
-        of the task; names of columns, `test_data` and `license` go with it.
+        of the task; names of columns, `test_data` and `license` go with it. Keys of `embeddings` go
+        into the table that is there; an empty `source` takes the table away.
         """
         changes = self._with_data(changes)
         if isinstance(changes.get("tuning"), str):
@@ -225,8 +268,11 @@ class Recipe:
                 del values["architecture"]  # it is the base's
             kept = self.config if self.tuning else {}  # a new base decides all but what is given
             values |= {"tuning": tuning, "config": changes.get("config", kept), "tokenizer": {}}
+            values["embeddings"] = changes.get("embeddings", {})  # a base has its own
             return self.from_dict({**values, "training": _settings(self, parts)}, source=source)
         values["config"] = {**self.config, **changes.get("config", {}), **parts["config"]}
+        if isinstance(given := values["embeddings"], Mapping):
+            values["embeddings"] = {**self.embeddings, **given}
         values["training"] = _settings(self, parts)
         return self.from_dict(values, source=source)
 
@@ -273,15 +319,18 @@ class Recipe:
         return ""
 
     def dump(self) -> str:
-        """The recipe as TOML, every default written out."""
+        """The recipe as TOML, defaults written out."""
         head = {k: getattr(self, k) for k in ("architecture", "task", "seed")}
         head = {key: value for key, value in head.items() if value != ""}
         head |= {"base": self.base} if self.base else {}
         head |= {"contexts": self.contexts} if self.contexts else {}
         tables = {"data": self.data, "tokenizer": self.tokenizer, "config": self.config}
-        tables |= {"tuning": self.tuning}
+        tables |= {"embeddings": self.embeddings, "tuning": self.tuning}
         lines = [f"{k} = {_toml(v)}" for k, v in head.items()]
-        for title, table in {**tables, "training": dataclasses.asdict(self.training)}.items():
+        training = dataclasses.asdict(self.training)
+        if self.training.keep == KEEP[0]:  # left out, so that runs begun without the key go on
+            del training["keep"]
+        for title, table in {**tables, "training": training}.items():
             if table:
                 lines += ["", f"[{title}]", *(f"{k} = {_toml(v)}" for k, v in table.items())]
         return "\n".join(lines) + "\n"
@@ -334,19 +383,33 @@ def _check_data(values: Mapping[str, Any], training: Mapping[str, Any]) -> None:
         raise RecipeError("[training] evaluate_every must be 0: [data] has no validation split")
 
 
-def _beside(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The [data] table of a file in a folder: what lies there is found from anywhere."""
-    found = dict(data)
-    for key in (*TARGETS, *TARGETS.values()):
-        path = data.get(key)
-        if isinstance(path, str) and not os.path.isfile(path) and (folder / path).is_file():
+def _embeddings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The [embeddings] table, checked; empty with an empty source."""
+    table = dict(values.get("embeddings") or {})
+    if not table:
+        return {}
+    _check_values("[embeddings]", EmbeddingSettings, table, source=True)
+    EmbeddingSettings(**table)
+    if values.get("base") and table["source"]:
+        raise RecipeError("recipe has [embeddings] and a base, which has its own: leave one out")
+    return table if table["source"] else {}
+
+
+def _beside(table: Mapping[str, Any], folder: Path, *keys: str) -> dict[str, Any]:
+    """A table of a file in a folder: what lies there is found from anywhere."""
+    found = dict(table)
+    for key in keys:
+        path = table.get(key)
+        if not isinstance(path, str) or not path or os.path.exists(path):
+            continue
+        if (folder / path).exists():
             found[key] = os.path.relpath(folder / path)
     return found
 
 
-def _check_values(where: str, kind: type, values: Mapping[str, Any]) -> None:
+def _check_values(where: str, kind: type, values: Mapping[str, Any], source: bool = False) -> None:
     """Hold plain values against the fields of a dataclass: names, kinds, none missing."""
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "source"}
+    fields = {f.name: f for f in dataclasses.fields(kind) if source or f.name != "source"}
     _check_keys(where, values, list(fields))
     for name, known in fields.items():
         if name in values:

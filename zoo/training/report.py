@@ -209,6 +209,9 @@ def measure(folder: Path, task: Task, splits: Sequence[str], contexts: Sequence[
         for context in (None, *contexts)
     }
     add_scores(card, task, results)
+    skipped = {s: v["skipped_tokens"] for (s, c), v in results.items() if "skipped_tokens" in v}
+    if skipped:
+        card.data["txzoo"].setdefault("training", {})["skipped_tokens"] = skipped
     recipe = folder / RECIPE
     lines = recipe.read_text(encoding="utf-8").splitlines(keepends=True)
     rest = [line for line in lines if not line.startswith(EXPECT)]
