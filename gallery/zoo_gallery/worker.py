@@ -314,7 +314,10 @@ def _answers(asked: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         if key not in known:
             try:
                 task = resolve(registry().tasks.get(question["task"]).target)()
-                task.build_tokenizer(question["tokenizer"])
+                if question["tokenizer"].get("kind") == "source":  # somebody else's, fetched later
+                    task.tokenizer_text()
+                else:
+                    task.build_tokenizer(question["tokenizer"])
                 known[key] = ""
             except Exception as error:  # a stranger's plugin may raise anything
                 known[key] = " ".join(str(error).split()) or type(error).__name__
