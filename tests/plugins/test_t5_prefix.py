@@ -119,7 +119,7 @@ def test_a_row_knows_the_text_alone(tokenizer: Tokenizer) -> None:
 
 def test_a_task_trains_and_scores_with_it(model: Model, plain: Model) -> None:
     task, tokenizer = Numerals(), model.tokenizer
-    task.prefix = PREFIX
+    task.model_config = model.config
     batch = task.batches(tokenizer, length=20, batch_tokens=60, seed=1)(0)
     for source, target in zip(batch["source"], batch["targets"], strict=True):
         assert tokenizer.decode(source.tolist()).startswith("turn into german : ")
