@@ -153,5 +153,5 @@ def test_an_encoder_decoder_and_what_can_be_wrong_with_it(
     if number:
         assert says in results[number].message
     else:
-        asked = [n for n in results if n not in ("A350",)]
-        assert {results[n].outcome for n in asked} == {"passed"}
+        # nobody gave it the transformers layout
+        assert {r.outcome for n, r in results.items() if n != "A350"} == {"passed"}
