@@ -32,12 +32,13 @@ learning_rate = 1e-2
 storage = "float32"
 """
 TRAIN = """
+from unittest.mock import patch  # the process is that of other tests too
 import torch
 import zoo_synthetic.task
 from zoo.training import train
 torch.set_num_threads(1)
-zoo_synthetic.task.LINES = {"train": 40, "validation": 4, "test": 6}
-model = train(recipe, out=out)
+with patch.object(zoo_synthetic.task, "LINES", {"train": 40, "validation": 4, "test": 6}):
+    model = train(recipe, out=out)
 text = model("count 1", max_new_tokens=4)
 result = model.card.training["embeddings"]
 """
