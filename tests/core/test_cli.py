@@ -519,6 +519,20 @@ def test_eval_prints_what_evaluate_finds(tiny_model: Path, txzoo: Txzoo) -> None
         assert len(value.partition(".")[2]) == len(error.partition(".")[2])
 
 
+def test_eval_says_how_many_tokens_it_left_out(
+    tiny_model: Path, txzoo: Txzoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = zoo.load(tiny_model)
+    weights = model.module.get_parameter("token_embedding.weight")
+    weights.data[-1] = 1e30  # its square is infinite
+    monkeypatch.setattr(zoo, "load", lambda ref: model)
+    options = ("--split", "validation", "--limit", 640, "--context", 16)
+    skipped = txzoo("eval", tiny_model, *options, "--json").json["metrics"]["skipped_tokens"]
+    assert 0 < skipped < 640
+    said = f"{skipped:.0f} tokens had no finite loss and were left out."
+    assert said in txzoo("eval", tiny_model, *options).out
+
+
 @pytest.mark.filterwarnings("ignore:std")
 def test_eval_of_one_token_is_still_json(tiny_model: Path, txzoo: Txzoo) -> None:
     metrics = txzoo("eval", tiny_model, "--limit", 1, "--json").json["metrics"]

@@ -241,6 +241,8 @@ def evaluate(
             for row, name in zip(rows, names, strict=True)
         ]
     output.print_table(columns, rows, right=columns[1:])
+    if skipped := found.get("skipped_tokens"):
+        click.echo(f"{skipped:,.0f} tokens had no finite loss and were left out.")
     if analysis is not None:
         (_show_translations if paired else _show_errors)(analysis)
 
