@@ -1,35 +1,40 @@
-"""Attention weights of a text, as tensors and as a picture."""
+"""Attention weights of a text or a picture, as tensors and as a drawing."""
 
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from zoo.charts import AXES, LABEL_INCHES, SHADES, draw_weights
 from zoo.errors import InputError, MissingExtraError
+from zoo.images import open_picture, pixels_of, squared
 from zoo.pipelines import encode, prefix_of, tokenizer_of
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from tokenizers import Encoding, Tokenizer
     from torch import Tensor
 
+    from zoo.images import Picture
     from zoo.model import Model
 
 WORD = re.compile(r"\w+|[^\w\s]")
 SHOWN = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣"})  # else invisible
 
 
-def attention_maps(model: "Model", text: str) -> "list[Tensor]":
-    """The attention weights on a text.
+def attention_maps(model: "Model", text: "str | Picture") -> "list[Tensor]":
+    """The attention weights on a text, or on a picture.
 
     Returns:
         For each layer (H, T, T): in row t the weights that token t gives to each token, which sum
-        to 1 and are 0 for what comes after it. For an encoder-decoder the layers of `alignment`.
+        to 1 and, of a decoder, are 0 for what comes after it. For an encoder-decoder the layers of
+        `alignment`. The tokens of a picture are its patches row by row, behind a class token if
+        the model has one.
 
     Raises:
-        InputError: an empty text, or a model without a tokenizer.
+        InputError: an empty text, no picture, or a model without a tokenizer.
         ContextLengthError: more tokens than the model has positions.
     """
     import torch
@@ -37,11 +42,56 @@ def attention_maps(model: "Model", text: str) -> "list[Tensor]":
     from zoo.nn import EncoderDecoder, record_attention
 
     if isinstance(model.module, EncoderDecoder):
-        return alignment(model, text).layers
-    ids = torch.tensor([encode(tokenizer_of(model), text)], device=model.device)  # (1, T)
+        return alignment(model, cast(str, text)).layers
+    if hasattr(model.config, "image_size"):
+        given = pixels_of([text], model.config).to(model.device)  # (1, C, S, S)
+    else:
+        ids = encode(tokenizer_of(model), cast(str, text))
+        given = torch.tensor([ids], device=model.device)  # (1, T)
     with torch.no_grad(), record_attention() as layers:
-        model.module(ids)
+        model.module(given)
     return [weights[0].float() for weights in layers]
+
+
+def rollout(maps: "Sequence[Tensor]") -> "Tensor":
+    """What each token of the last layer draws from each token that was read, through all layers.
+
+    Half of what a layer gives comes past its attention, along the stream: each map is the mean over
+    heads, halved, with 1/2 on the diagonal; the product of all is the roll-out. Abnar & Zuidema
+    2020, "Quantifying Attention Flow in Transformers", arXiv:2005.00928, section 3.
+
+    Args:
+        maps: for each layer (H, T, T), as `attention_maps` gives them, the first layer first.
+
+    Returns:
+        (T, T); rows sum to 1.
+    """
+    import torch
+
+    through = torch.eye(maps[0].shape[-1])
+    for layer in maps:
+        through = (layer.mean(0) + torch.eye(len(through))) / 2 @ through
+    return through
+
+
+def seen(model: "Model", picture: "Picture") -> "Tensor":
+    """How much each patch of a picture counts for the whole, by roll-out.
+
+    Where the model has a class token that is what this token draws from each patch, else the mean
+    over the patches of what they draw. What is drawn is not why a label was chosen.
+
+    Returns:
+        (G, G), rows from top to bottom, summing to 1.
+
+    Raises:
+        InputError: no picture, or a model that reads none.
+    """
+    if not hasattr(model.config, "image_size"):
+        raise InputError(f"{model.name} reads no pictures")
+    through, grid = rollout(attention_maps(model, picture)), model.config.grid
+    patches = through[:, -grid * grid :]  # (T, N)
+    drawn = patches[0] if len(through) > grid * grid else patches.mean(0)  # (N,)
+    return (drawn / drawn.sum()).view(grid, grid)
 
 
 @dataclass(frozen=True)
@@ -134,6 +184,57 @@ def token_labels(tokenizer: "Tokenizer", text: str, *, longest: int = 12) -> lis
     return labels
 
 
+def draw_seen(model: "Model", picture: "Picture", out: Path, *, title: str = "") -> None:
+    """Draw a picture, and beside it what counts of it: the roll-out, and each layer's mean head.
+
+    Args:
+        model: reads pictures.
+        picture: as `zoo.images.open_picture` takes it.
+        out: where the drawing goes; the suffix says which kind: .png or .svg.
+        title: stands above it.
+
+    Raises:
+        InputError: no picture, a model that reads none, another suffix, or no such folder.
+        MissingExtraError: matplotlib is not installed.
+    """
+    new_figure = _figure(out)
+    whole = seen(model, picture)
+    maps, grid = attention_maps(model, picture), model.config.grid
+    image = squared(open_picture(picture), model.config.image_size)
+    panels = {"picture": None, "roll-out": whole}
+    for number, layer in enumerate(maps, start=1):
+        patches = layer.mean(0)[:, -grid * grid :]
+        drawn = patches[0] if len(patches) > grid * grid else patches.mean(0)
+        panels[f"layer {number}"] = drawn.view(grid, grid)
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(figsize=(2.2 * columns, 2.4 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    edge = (0, model.config.image_size, model.config.image_size, 0)
+    for panel, (name, weights) in zip(axes, panels.items(), strict=False):
+        panel.imshow(image, extent=edge)
+        if weights is not None:
+            panel.imshow(weights.numpy(), cmap="inferno", alpha=0.65, extent=edge)
+        panel.set_title(name, fontsize=9)
+    for panel in axes:
+        panel.set_axis_off()
+    figure.suptitle(title, fontsize=10, parse_math=False, wrap=True)
+    figure.savefig(out, dpi=150)
+
+
+def _figure(out: Path) -> "type[Figure]":
+    """What drawings are made of, where one can go to `out`."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("Drawing attention", "plot") from error
+    if out.suffix.lower() not in (".png", ".svg"):
+        raise InputError(f"Cannot draw into {str(out)!r}: the name must end in .png or .svg")
+    if not out.parent.is_dir():
+        raise InputError(f"Cannot draw into {str(out)!r}: there is no folder {str(out.parent)!r}")
+    return Figure
+
+
 def draw(
     maps: "Sequence[Tensor]",
     tokens: Sequence[str],
@@ -155,19 +256,11 @@ def draw(
         InputError: another suffix, or a folder that is not there.
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("Drawing attention", "plot") from error
-    if out.suffix.lower() not in (".png", ".svg"):
-        raise InputError(f"Cannot draw into {str(out)!r}: the name must end in .png or .svg")
-    if not out.parent.is_dir():
-        raise InputError(f"Cannot draw into {str(out)!r}: there is no folder {str(out.parent)!r}")
-
+    new_figure = _figure(out)
     layers, heads = len(maps), max(len(weights) for weights in maps)
     longest = max(len(tokens), len(columns))
     side = min(max(1.5, LABEL_INCHES * longest), 5.0)  # inches of a panel
-    figure = Figure(figsize=(heads * side + 2.0, layers * side + 2.2), layout="constrained")
+    figure = new_figure(figsize=(heads * side + 2.0, layers * side + 2.2), layout="constrained")
     panels = figure.subplots(layers, heads, squeeze=False)
     for layer, weights in enumerate(maps):
         for head, one in enumerate(weights):

@@ -128,13 +128,13 @@ def check_files(card: "Card", folder: Path) -> None:
             )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a folder.
+def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """The `config.json` of a folder, or another JSON file of it.
 
     Raises:
         FolderError: it is missing, or not a JSON object.
     """
-    path = member(folder, CONFIG)
+    path = member(folder, name)
     if (size := path.stat().st_size) > MOST_TEXT:
         raise FolderError(f"{path} has {size} bytes, a configuration has at most {MOST_TEXT}")
     try:

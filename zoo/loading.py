@@ -56,9 +56,13 @@ HEADS = {  # ends of the names of classes of `transformers`; of others their arc
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForMaskedLM": "fill-mask",
+    "ForImageClassification": "image-classification",
 }
 # what older checkpoints have in place of tokenizer.json
 VOCABULARY = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json")
+# what a checkpoint says beside its config.json, and the key under which an architecture that names
+# the file in `beside` finds it
+PREPROCESSOR, GENERATION = "preprocessor_config.json", "generation_config.json"
 SPARE_NUMBERS = 1 << 26  # what a module may have beyond four times its weights
 
 
@@ -181,8 +185,8 @@ def locate(ref: str | Path, *, revision: str | None = None, offline: bool | None
     Raises:
         ZooError: as in `load`.
     """
-    names = (*FILES, *VOCABULARY, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-    return _find(ref, revision, offline, names=names)
+    more = (*VOCABULARY, PREPROCESSOR, GENERATION, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    return _find(ref, revision, offline, names=(*FILES, *more))
 
 
 def load(
@@ -428,6 +432,9 @@ def _load_foreign(found: Found) -> "tuple[nn.Module, Tokenizer | None]":
     _check_requirements(found.card)
     architecture = resolve(registry().architectures.get(found.card.architecture).target)
     config = read_config(found.folder)
+    for key, name in getattr(architecture, "beside", {}).items():
+        if (found.folder / name).exists():
+            config[key] = read_config(found.folder, name)
     tensors = read_weights(find_weights(found.folder))
     with _blaming(found.folder / CONFIG), _bounded(tensors):
         module: nn.Module = architecture.from_transformers(config, tensors)

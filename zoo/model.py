@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor, nn
 
+    from zoo.images import Picture
     from zoo.tuning.files import Adapter
 
 
@@ -98,8 +99,8 @@ class Model:
             raise InputError(f"Cannot move {self.name} to {place}: {reason}") from error
         return self
 
-    def attention(self, text: str) -> "list[Tensor]":
-        """The attention weights on a text: for each layer (H, T, T), rows summing to 1."""
+    def attention(self, text: "str | Picture") -> "list[Tensor]":
+        """The attention weights on a text or a picture: for each layer (H, T, T), rows sum to 1."""
         from zoo.attention import attention_maps
 
         return attention_maps(self, text)

@@ -61,6 +61,11 @@ CORE = Plugin(
                 target="zoo.pipelines.text2text:Text2Text",
                 summary="Makes a long text a short one",
             ),
+            Pipeline(
+                "image-classification",
+                target="zoo.pipelines.image_classification:ImageClassification",
+                summary="Gives a picture a label",
+            ),
         ),
         "tunings": tuple(
             Tuning(name, target=f"zoo.tuning.{target}", summary=summary)

@@ -1,14 +1,23 @@
-"""A bidirectional encoder: BERT (Devlin et al. 2019, arXiv:1810.04805)."""
+"""Bidirectional encoders: BERT (Devlin et al. 2019), and one without position vectors."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from zoo import Architecture, hookimpl
 
+TINY = (
+    {"head": "classification", "labels": ["no", "yes"]},
+    {"head": "classification", "labels": ["a", "b", "c"], "pooling": "attention"},
+    {"head": "classification", "labels": ["a", "b"], "pooling": "mean", "norm": "pre"},
+    {"head": "token-classification", "labels": ["O", "B", "I"]},
+    {"head": "masked-language"},
+    {"head": "none", "pooling": "mean"},
+)
+
 
 @hookimpl
 def txzoo_architectures() -> Iterable[Architecture]:
-    """The encoder, with its heads."""
+    """The encoder with its heads, and the one that sees distances in place of positions."""
     return [
         Architecture(
             "encoder",
@@ -17,15 +26,20 @@ def txzoo_architectures() -> Iterable[Architecture]:
             paper="https://arxiv.org/abs/1810.04805",
             model_types=("bert",),
             pipeline="feature-extraction",
+            tiny=TINY,
+        ),
+        Architecture(
+            "alibi-encoder",
+            target="zoo_encoder.alibi:AlibiEncoder",
+            summary="An encoder whose heads look near or far: distances in place of positions",
+            paper="https://arxiv.org/abs/2312.17482",
+            pipeline="feature-extraction",
             tiny=(
-                {"head": "classification", "labels": ["no", "yes"]},
-                {"head": "classification", "labels": ["a", "b", "c"], "pooling": "attention"},
-                {"head": "classification", "labels": ["a", "b"], "pooling": "mean", "norm": "pre"},
-                {"head": "token-classification", "labels": ["O", "B", "I"]},
+                {"head": "classification", "labels": ["a", "b"], "norm": "post"},
                 {"head": "masked-language"},
-                {"head": "none", "pooling": "mean"},
+                {"head": "none"},
             ),
-        )
+        ),
     ]
 
 

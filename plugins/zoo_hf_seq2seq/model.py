@@ -310,6 +310,7 @@ class HfSeq2Seq(EncoderDecoder):
     """
 
     config_class = HfSeq2SeqConfig
+    beside = {"generation": "generation_config.json"}  # where newer checkpoints name the tokens of IDS
     theirs: Any
 
     def __init__(self, config: HfSeq2SeqConfig) -> None:
@@ -377,6 +378,9 @@ class HfSeq2Seq(EncoderDecoder):
             ConfigError: another kind of model, or values that cannot be.
             WeightsError: a tensor is missing, left over or of another shape; names it.
         """
+        said = config.get("generation", {})
+        told = {key: said[key] for key in IDS.values() if config.get(key) is None and key in said}
+        config = {key: value for key, value in config.items() if key != "generation"} | told
         check_checkpoint(config)
         made, body = (class_of(table, config["model_type"]) for table in (WRITERS, BODIES))
         kind = str((config.get("architectures") or [made.__name__])[0])

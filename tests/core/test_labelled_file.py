@@ -326,7 +326,7 @@ def test_without_the_library_the_hub_says_what_to_install(monkeypatch: pytest.Mo
 def test_a_recipe_takes_data_and_writes_it(tmp_path: Path) -> None:
     path = write(tmp_path / "Our Letters.csv", ROWS)
     found = plan("imdb-encoder", data=path, text_column='a "b"\n\\', steps=3)
-    assert (found.task, found.name) == ("", "our-letters-encoder")
+    assert (found.task, found.name) == ("", "our-letters-alibi-encoder")
     assert found.data == {"path": str(path), "text_column": 'a "b"\n\\'}
     (tmp_path / "r.toml").write_text(found.dump(), encoding="utf-8")
     again = Recipe.read(tmp_path / "r.toml")
@@ -458,7 +458,7 @@ def test_without_the_file_it_says_which_one_it_needs(
     report = zoo.verify(str(trained / "mine"))
     assert [check.ok for check in report.checks if "(test)" in check.claim] == [None] * 3
     write(tmp_path / "my.csv", ROWS[1:])
-    with pytest.raises(DataNotFoundError, match="my.csv is not the my.csv of my-encoder"):
+    with pytest.raises(DataNotFoundError, match="my.csv is not the my.csv of my-alibi-encoder"):
         zoo.evaluate(model)
 
 
@@ -504,7 +504,7 @@ def test_a_test_file_is_measured_and_on_the_card(
     with pytest.raises(InputError, match="was trained on my.csv"):
         zoo.evaluate(model, data="my.csv")
     write(tmp_path / "t.csv", [("another", "liked")])
-    with pytest.raises(DataNotFoundError, match="t.csv is not the t.csv of my-encoder"):
+    with pytest.raises(DataNotFoundError, match="t.csv is not the t.csv of my-alibi-encoder"):
         zoo.evaluate(model)
 
 

@@ -210,6 +210,17 @@ def test_it_writes_what_transformers_writes(kind: str, tmp_path: Path) -> None:
     assert "".join(model(TEXTS[0], max_new_tokens=10, stream=True)) == greedy
 
 
+def test_the_first_token_is_read_where_newer_checkpoints_say_it(tmp_path: Path) -> None:
+    theirs = saved_lively(tmp_path, "bart")
+    theirs.generation_config.forced_bos_token_id = WORDS.index("k")
+    theirs.generation_config.save_pretrained(tmp_path)
+    assert "forced_bos_token_id" not in json.loads((tmp_path / "config.json").read_text())
+    model = zoo.load(tmp_path)
+    expected = written(theirs, num_beams=4)
+    assert all(text.startswith("k") for text in expected) and len(set(expected)) > 2
+    assert model(TEXTS, max_new_tokens=10, num_beams=4) == expected
+
+
 def test_the_first_token_may_be_given(tmp_path: Path) -> None:
     theirs = saved_lively(tmp_path, "m2m_100")
     free = zoo.load(tmp_path)

@@ -36,11 +36,15 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
 
     Without a PROMPT, or with -, it is read from standard input. Unless an option says otherwise,
     each token is the most likely one. A model that classifies shows its labels, or the --top-k
-    best.
+    best; the PROMPT of one that reads pictures is a file.
     """
-    prompt = read_text(prompt, f"txzoo run {ref} TEXT")
     given = {name: value for name, value in options.items() if value not in (None, ())}
     import zoo
+
+    if zoo.info(ref).pipeline == "image-classification":
+        picture = read_bytes(prompt, f"txzoo run {ref} PICTURE")
+        return _say(zoo.load(ref), picture, given, as_json)
+    prompt = read_text(prompt, f"txzoo run {ref} TEXT")
     from zoo.nn import EncoderDecoder
 
     model = zoo.load(ref)
@@ -93,9 +97,9 @@ def _make(model: "Model", text: str, options: dict[str, Any], as_json: bool) -> 
         click.echo()
 
 
-def _say(model: "Model", text: str, options: dict[str, Any], as_json: bool) -> None:
-    """Show what a model that writes no text makes of one: a table, or numbers."""
-    if model.pipeline == "text-classification":
+def _say(model: "Model", text: str | bytes, options: dict[str, Any], as_json: bool) -> None:
+    """Show what a model that writes no text makes of one, or of a picture: a table, or numbers."""
+    if model.pipeline in ("text-classification", "image-classification"):
         options = {"top_k": None, **options}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -105,7 +109,8 @@ def _say(model: "Model", text: str, options: dict[str, Any], as_json: bool) -> N
     if hasattr(found, "tolist"):  # a vector
         found = found.tolist()
     if as_json:
-        return output.print_json({"model": model.name, "text": text, "result": found})
+        given = {} if isinstance(text, bytes) else {"text": text}
+        return output.print_json({"model": model.name, **given, "result": found})
     rows = [found] if isinstance(found, dict) else found
     if not rows or not isinstance(rows[0], dict):
         return click.echo(" ".join(f"{number:.4f}" for number in rows))
@@ -135,6 +140,15 @@ def read_text(argument: str | None, usage: str) -> str:
     return text.removesuffix("\n")  # as a shell does
 
 
+def read_bytes(argument: str | None, usage: str) -> str | bytes:
+    """The path of a file from the command line, or the bytes of standard input; as `read_text`."""
+    if argument not in (None, "-"):
+        return str(argument)
+    if argument is None and sys.stdin.isatty():
+        raise click.UsageError(f"a picture is missing: {usage}, or pipe one in")
+    return sys.stdin.buffer.read()
+
+
 @click.command()
 @click.argument("ref")
 @click.argument("text")
@@ -144,14 +158,22 @@ def attention(ref: str, text: str, out: Path, target: str | None) -> None:
     """Draw which token of a text looks at which.
 
     One panel for each layer and head. TEXT may be - for standard input. For a model that makes a
-    text of another, the words it writes against the words of TEXT.
+    text of another, the words it writes against the words of TEXT. For one that reads pictures
+    TEXT is a file, and what counts of it is drawn over it.
     """
-    text = read_text(text, f"txzoo attention {ref} TEXT --out {out}")
     import zoo
-    from zoo.attention import alignment, draw, token_labels
+    from zoo.attention import alignment, draw, draw_seen, token_labels
     from zoo.nn import EncoderDecoder
     from zoo.pipelines import tokenizer_of
 
+    if zoo.info(ref).pipeline == "image-classification":
+        picture = read_bytes(text, f"txzoo attention {ref} PICTURE --out {out}")
+        model = zoo.load(ref)
+        draw_seen(model, picture, out, title=model.name)
+        return click.echo(
+            f"{out}: {plural(len(model.attention(picture)), 'layer')} and the roll-out"
+        )
+    text = read_text(text, f"txzoo attention {ref} TEXT --out {out}")
     model = zoo.load(ref)
     if target is None and not isinstance(model.module, EncoderDecoder):
         maps, rows, columns = model.attention(text), token_labels(tokenizer_of(model), text), []

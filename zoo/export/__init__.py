@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import FolderError, InputError
 from zoo.folder import CONFIG, TOKENIZER, WEIGHTS
-from zoo.loading import load
+from zoo.loading import PREPROCESSOR, load
 from zoo.model import Model
 from zoo.registry import registry
 from zoo.tokenization import END_OF_TEXT
@@ -88,6 +88,10 @@ def _write(
     config = {"bos_token_id": None, "eos_token_id": end_id, "pad_token_id": None} | config
     dtype = next(model.module.parameters()).dtype
     config["dtype"] = str(dtype).removeprefix("torch.")
+    pictures = config.pop("preprocessor", None)
+    if pictures is not None:
+        text = json.dumps(pictures, indent=2) + "\n"
+        (folder / PREPROCESSOR).write_text(text, encoding="utf-8")
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     # a copy of each, since safetensors takes no two that share memory

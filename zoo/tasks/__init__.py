@@ -2,6 +2,7 @@
 
 from zoo.tasks.base import BaseTask, Batches
 from zoo.tasks.classification import TextClassification
+from zoo.tasks.image_classification import ImageClassification, Pictures
 from zoo.tasks.labelled_file import LabelledFile
 from zoo.tasks.language_modeling import LanguageModeling, TokenBatches, token_scores
 from zoo.tasks.masked_language import MaskedLanguageModeling
@@ -12,10 +13,12 @@ from zoo.tasks.translation import Translation
 __all__ = [
     "BaseTask",
     "Batches",
+    "ImageClassification",
     "LabelledFile",
     "LanguageModeling",
     "MaskedLanguageModeling",
     "PairFile",
+    "Pictures",
     "SpanCorruption",
     "TextClassification",
     "TokenBatches",

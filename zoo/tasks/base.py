@@ -40,8 +40,11 @@ class BaseTask(ABC):
     model_config: Any = None
 
     @abstractmethod
-    def build_tokenizer(self, settings: Mapping[str, Any]) -> "Tokenizer":
-        """A tokenizer trained on the training split, as the recipe's [tokenizer] table asks."""
+    def build_tokenizer(self, settings: Mapping[str, Any]) -> "Tokenizer | None":
+        """A tokenizer trained on the training split, as the recipe's [tokenizer] table asks.
+
+        None for a task without texts; whatever else takes a tokenizer is then given None.
+        """
 
     def config(self, tokenizer: "Tokenizer") -> dict[str, Any]:
         """Values that the task decides of an architecture's config, besides `vocab_size`."""

@@ -1,10 +1,11 @@
-"""Checks of an architecture: what all that read tokens promise, and what decoders do besides.
+"""Checks of an architecture: what all promise, and what decoders do besides.
 
 A decoder is one whose `forward` takes a cache: it goes on from a text. Others, such as encoders,
 see all of it at once. An encoder-decoder (`zoo.nn.EncoderDecoder`) is held to a decoder's promises
-in what it writes to one source, and to an encoder's in how it reads sources.
+in what it writes to one source, and to an encoder's in how it reads sources. What reads pictures
+takes `pixels` in place of token ids.
 
-Letters: B batch, T query length, S key length, V vocabulary.
+Letters: B batch, T query length, S key length, V vocabulary, C channels.
 """
 
 import inspect
@@ -40,6 +41,7 @@ SIZES = {  # the field's words, as far as a config has them
     "d_head": 8,
     "d_ff": 20,
     "dropout": 0.1,
+    "image_size": 16,
 }
 SOURCE = (7, 3, 11, 2, 5)  # what encoder-decoders write to
 NOISE = 0.2  # added to fresh weights, so that every part of a module shows in its logits
@@ -60,25 +62,36 @@ def classes(subject: Subject) -> None:
 
 
 def signature(subject: Subject) -> None:
-    """`forward(self, ids, cache=None)`, or `forward(self, ids, ...)` where the rest is optional."""
+    """`forward(self, ids, cache=None)`, or `ids` or `pixels` where the rest is optional."""
     if reads_sources(subject):
         return  # the base class says how it is called
     parameters = list(inspect.signature(resolve(subject.thing.target).forward).parameters.values())
     names = [parameter.name for parameter in parameters[1:]]
-    if names[:1] != ["ids"]:
+    if names[:1] not in (["ids"], ["pixels"]):
         raise NotApplicable(
-            "forward does not take ids: the kit knows architectures of text so far, whose "
-            "encoder-decoders are zoo.nn.EncoderDecoder"
+            "forward takes neither ids nor pixels: the kit knows architectures of text, whose "
+            "encoder-decoders are zoo.nn.EncoderDecoder, and of pictures"
         )
     if "cache" in names and (names[1] != "cache" or parameters[2].default is not None):
         raise Failed("forward must read forward(self, ids, cache=None)")
     if any(parameter.default is parameter.empty for parameter in parameters[2:]):
-        raise Failed("forward must do with ids alone: give its other arguments defaults")
+        raise Failed(f"forward must do with {names[0]} alone: give its other arguments defaults")
 
 
 def reads_sources(subject: Subject) -> bool:
     """Whether it is an encoder-decoder."""
     return issubclass(resolve(subject.thing.target), EncoderDecoder)
+
+
+def sees(subject: Subject) -> bool:
+    """Whether it reads pictures."""
+    return "pixels" in inspect.signature(resolve(subject.thing.target).forward).parameters
+
+
+def require_text(subject: Subject) -> None:
+    """Raise for what reads pictures."""
+    if sees(subject):
+        raise NotApplicable("it reads pictures, not a text")
 
 
 def decodes(subject: Subject) -> bool:
@@ -96,7 +109,7 @@ def require_decoder(subject: Subject) -> None:
 def builds(subject: Subject) -> None:
     """From the kit's sizes and those the entry gives as `tiny`."""
     module = make(subject)
-    for name in ("config", "max_len"):
+    for name in ("config",) if sees(subject) else ("config", "max_len"):
         if not hasattr(module, name):
             raise Failed(f"{type(module).__name__} has no attribute {name}")
 
@@ -116,7 +129,7 @@ def config(subject: Subject) -> None:
     else:
         raise Failed(f"{kind.__name__} takes a key that it does not have: no_such_key")
     try:
-        made.vocab_size = 1
+        setattr(made, next(iter(values)), 1)
     except FrozenInstanceError:
         return
     raise Failed(f"{kind.__name__} can be changed after it is made")
@@ -126,7 +139,7 @@ def shapes(subject: Subject) -> None:
     """Logits in the module's own precision, the input left as it was."""
     module, any_shape = make(subject), not decodes(subject)
     for B, T in ((1, 1), (3, 1), (1, LENGTH), (2, LENGTH), (4, 5)):
-        ids = random_ids(B, T)
+        ids = inputs(module, B, T)
         before = ids.clone()
         logits = forward(module, ids)
         wanted = (B, T, V)
@@ -134,25 +147,35 @@ def shapes(subject: Subject) -> None:
         if shape != wanted and not (any_shape and shape[:1] == (B,)):
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise Failed(f"ids {(B, T)} give {found}, logits must be (B, T, V) = {wanted}")
+        if sees(subject) and shape != (B, len(module.config.labels)):
+            raise Failed(f"{B} pictures give {shape}, logits must be (B, labels)")
         if logits.dtype != torch.float32 or not logits.isfinite().all():
-            raise Failed(f"ids {(B, T)} give logits of {logits.dtype}, or not all are finite")
+            raise Failed(f"{tuple(ids.shape)} give logits of {logits.dtype}, or not all are finite")
         if not torch.equal(ids, before):
-            raise Failed("forward changes its ids in place")
+            raise Failed("forward changes its input in place")
 
 
 def deterministic(subject: Subject) -> None:
     """No dropout, no noise, no state kept from the text before."""
     module = make(subject)
-    ids = random_ids(2, LENGTH)
+    ids = inputs(module, 2)
     first = forward(module, ids)
-    forward(module, random_ids(2, LENGTH))
+    forward(module, inputs(module, 3))
     if not torch.equal(forward(module, ids), first):
-        raise Failed("the same ids give other logits the second time, in eval mode")
+        raise Failed("the same input gives other logits the second time, in eval mode")
 
 
 def causal(subject: Subject) -> None:
     """Changing token t leaves the logits before t as they are; an encoder's see the whole text."""
     module = make(subject)
+    if sees(subject):
+        pixels = inputs(module, 1)
+        changed = pixels.clone()
+        for corner in (0, -1):
+            changed[..., corner, corner] += 1
+            if torch.equal(forward(module, changed), forward(module, pixels)):
+                raise Failed("another pixel in a corner leaves the logits as they are")
+        return
     if reads_sources(subject):
         source = torch.tensor([SOURCE])
         seen = module.encode(source)
@@ -179,7 +202,7 @@ def causal(subject: Subject) -> None:
 def rows_alone(subject: Subject) -> None:
     """No row of a batch looks at another."""
     module = make(subject)
-    ids = random_ids(4, LENGTH)
+    ids = inputs(module, 4)
     together = forward(module, ids)
     for row in range(len(ids)):
         alone = forward(module, ids[row : row + 1])
@@ -199,6 +222,7 @@ def cached(subject: Subject) -> None:
 
 def padded(subject: Subject) -> None:
     """A short row beside long ones: padded on the left in a cache, on the right without one."""
+    require_text(subject)
     module = make(subject)
     ids, padding = random_ids(4, LENGTH), torch.tensor([4, 0, LENGTH - 1, 7])
     ways = () if reads_sources(subject) else ([LENGTH], [LENGTH - 2, 1, 1], [1] * LENGTH)
@@ -217,6 +241,7 @@ def padded(subject: Subject) -> None:
 
 def padded_by_token(subject: Subject) -> None:
     """What an encoder is told by `config.pad_id`."""
+    require_text(subject)
     sources = reads_sources(subject)
     if decodes(subject) and not sources:
         raise NotApplicable("a decoder's padding is told by its cache: see A315")
@@ -260,6 +285,7 @@ def reordered(subject: Subject) -> None:
 
 def lengths(subject: Subject) -> None:
     """`max_len` says the truth."""
+    require_text(subject)
     module = make(subject)
     most = module.max_len
     if most is None:
@@ -295,7 +321,7 @@ def gradients(subject: Subject) -> None:
     """A parameter without one never learns."""
     module = make(subject).train()
     ids = torch.cat([torch.arange(V), random_ids(7 * LENGTH - V)]).view(7, LENGTH)
-    call(module, ids).square().mean().backward()
+    call(module, inputs(module, 7) if sees(subject) else ids).square().mean().backward()
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue  # a constant, such as sinusoids
@@ -306,13 +332,14 @@ def gradients(subject: Subject) -> None:
 
 
 def learns(subject: Subject) -> None:
-    """Four rows of random tokens, learned by heart: the next ones, or random targets."""
+    """Four random rows, learned by heart: the next tokens, or random targets."""
     module = make(subject, noise=0.0, dropout=0.0).train()
     rows = random_ids(4, LENGTH + 1)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     losses = []
     for _ in range(80):
-        logits = call(module, rows[:, :-1]).flatten(0, -2)  # (B T, V), or of an encoder (B, L)
+        given = inputs(module, 4) if sees(subject) else rows[:, :-1]
+        logits = call(module, given).flatten(0, -2)  # (B T, V), or of an encoder (B, L)
         targets = rows[:, 1:].flatten()[: len(logits)] % logits.shape[-1]
         loss: Any = nn.functional.cross_entropy(logits, targets)
         optimizer.zero_grad()
@@ -328,7 +355,7 @@ def learns(subject: Subject) -> None:
 def saved(subject: Subject) -> None:
     """Through a model folder; also when weights are tied."""
     module = make(subject)
-    ids = random_ids(2, LENGTH)
+    ids = inputs(module, 2)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "model")
         values = module.config.to_dict()
@@ -342,9 +369,9 @@ def saved(subject: Subject) -> None:
 def rounded(subject: Subject) -> None:
     """The root mean square of what 8 bits a number cost, against the spread of the logits."""
     module = make(subject)
-    ids = random_ids(4, LENGTH)
+    ids = inputs(module, 4)
     exact = forward(module, ids)
-    rough = forward(module.bfloat16(), ids)
+    rough = forward(module.bfloat16(), ids.bfloat16() if sees(subject) else ids)
     if rough.dtype != torch.bfloat16:
         raise Failed(f"in bfloat16 it gives logits of {rough.dtype}")
     error = ((rough.float() - exact).square().mean().sqrt() / exact.std()).item()
@@ -356,7 +383,7 @@ def attention(subject: Subject) -> None:
     """What `Model.attention` shows."""
     module = make(subject)
     with record_attention() as layers:
-        forward(module, random_ids(2, LENGTH))
+        forward(module, inputs(module, 2))
     if not layers:
         raise NotApplicable("it does not use zoo.nn.attend, so it has no attention maps")
     for number, weights in enumerate(layers):
@@ -370,7 +397,7 @@ def attention(subject: Subject) -> None:
 def recorded(subject: Subject) -> None:
     """Shown is what happens."""
     module = make(subject)
-    ids = random_ids(2, LENGTH)
+    ids = inputs(module, 2)
     fused = forward(module, ids)
     with record_attention():
         plain = forward(module, ids)
@@ -419,7 +446,7 @@ def converted(subject: Subject) -> None:
     except ConfigError as error:
         raise NotApplicable(f"this config has no such layout: {error}") from error
     again = kind.from_transformers(settings, tensors).eval()
-    ids = random_ids(2, LENGTH)
+    ids = inputs(module, 2)
     same(forward(again, ids), forward(module, ids), "it comes back with other logits")
 
 
@@ -455,6 +482,15 @@ def random_ids(*shape: int) -> Tensor:
     """Token ids, the same in every run; none is 0, which may stand for padding."""
     generator = torch.Generator().manual_seed(sum(shape))
     return torch.randint(1, V, shape, generator=generator)
+
+
+def inputs(module: Any, B: int, T: int = LENGTH) -> Tensor:
+    """What a module reads: token ids (B, T), or pixels (B, C, size, size)."""
+    if "pixels" not in inspect.signature(type(module).forward).parameters:
+        return random_ids(B, T)
+    c = module.config
+    generator = torch.Generator().manual_seed(B)
+    return torch.randn(B, c.n_channels, c.image_size, c.image_size, generator=generator)
 
 
 def call(module: Any, ids: Tensor, cache: Cache | None = None) -> Any:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
 from torch import nn
 
 from zoo import __version__
@@ -185,9 +184,13 @@ class Run:
         self.epoch: list[float] = []  # losses since the epoch began
         self.best = checkpoint.Best()
 
-    def _new(self) -> tuple[Tokenizer, nn.Module]:
-        """The tokenizer, and a module that knows nothing yet, but for embeddings it is given."""
+    def _new(self) -> tuple[Any, nn.Module]:
+        """The tokenizer, and a module that knows nothing yet, but for embeddings it is given.
+
+        A task of pictures has no tokenizer: None.
+        """
         rows: list[int] | None = None
+        tokenizer: Any
         if self.recipe.tokenizer.get("kind") == "source":
             if not isinstance(self.task, LanguageModeling):
                 raise RecipeError(
@@ -199,8 +202,11 @@ class Run:
             tokenizer, rows = source_tokenizer(self.recipe.tokenizer, source, text)
         else:
             tokenizer = self.task.build_tokenizer(self.recipe.tokenizer)
+            if tokenizer is None and self.recipe.tokenizer:
+                raise RecipeError(f"[tokenizer] is for texts, {self.task_entry.name} has none")
         model_class = resolve(self.architecture.target)
-        own = {"vocab_size": tokenizer.get_vocab_size()} | self.task.config(tokenizer)
+        sizes = {} if tokenizer is None else {"vocab_size": tokenizer.get_vocab_size()}
+        own = sizes | self.task.config(tokenizer)
         config = model_class.config_class.from_dict({**own, **self.recipe.config})
         torch.manual_seed(self.recipe.seed)
         module: nn.Module = model_class(config)
@@ -215,11 +221,11 @@ class Run:
         usual = self.settings.embedding_learning_rate or self.settings.learning_rate
         return dict.fromkeys(self.taken.names, self.embeddings.learning_rate or usual)
 
-    def _adapt(self, base: Model) -> tuple[Tokenizer, nn.Module]:
+    def _adapt(self, base: Model) -> tuple[Any, nn.Module]:
         """The tokenizer of a trained model, and its module with what shall learn."""
         assert base.card is not None  # a loaded model has one
         name = self.recipe.architecture
-        if base.tokenizer is None:
+        if base.tokenizer is None and not hasattr(base.config, "image_size"):
             raise RecipeError(f"{base.name} has no tokenizer, so it cannot be adapted to a text")
         if base.adapter is not None:
             raise RecipeError(f"{base.name} is an adapter itself: give its base, or merge it first")
@@ -235,7 +241,8 @@ class Run:
                 f"{task} is a {pipeline} task, {base.name} is a {base.pipeline} model, "
                 "whose architecture has no other head"
             )
-        own = self.task.config(base.tokenizer)
+        tokenizer: Any = base.tokenizer  # None where the task is of pictures
+        own = self.task.config(tokenizer)
         # which token pads, begins and ends a text, the base has learned
         own = {key: value for key, value in own.items() if not key.endswith("_id")}
         changes = {**own, **self.recipe.config}
