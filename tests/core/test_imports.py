@@ -108,7 +108,13 @@ def test_plugins_import_the_core_and_never_each_other() -> None:
         ("hookspecs", set()),
         ("plugins", {"errors", "hookspecs"}),
         ("registry", {"errors", "hookspecs", "plugins", "card", "folder"}),
-        ("model", {"errors", "card", "folder", "registry", "attention", "publishing", "tuning"}),
+        ("images", {"errors"}),
+        ("conversation", {"errors", "folder", "tokenization", "model"}),  # the model for its type
+        (
+            "model",  # images for its type only
+            {"errors", "card", "folder", "registry", "attention", "publishing", "tuning"}
+            | {"conversation", "images"},
+        ),
         ("hub", {"errors", "folder", "registry"}),
         ("loading", {"errors", "card", "folder", "hub", "plugins", "registry", "model"}),
         (

@@ -61,6 +61,7 @@ def test_the_core_brings_its_pipeline_without_any_plugin(site: Path) -> None:
     assert zoo.list_pipelines() == [
         "feature-extraction",
         "fill-mask",
+        "image-classification",
         "summarization",
         "text-classification",
         "text-generation",

