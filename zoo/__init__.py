@@ -7,6 +7,7 @@ TYPE_CHECKING = False  # what typing.TYPE_CHECKING is, without importing typing
 if TYPE_CHECKING:
     from zoo import errors as errors
     from zoo.card import Card as Card
+    from zoo.chat import Chat as Chat
     from zoo.config import Config as Config
     from zoo.errors import ZooError as ZooError
     from zoo.evaluation.compare import compare as compare
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Architecture": "zoo.hookspecs",
     "Card": "zoo.card",
+    "Chat": "zoo.chat",
     "Config": "zoo.config",
     "Model": "zoo.model",
     "Pipeline": "zoo.hookspecs",
@@ -61,6 +63,7 @@ _HOMES = {
 __all__ = [  # noqa: F822 - resolved by __getattr__
     "Architecture",
     "Card",
+    "Chat",
     "Config",
     "Model",
     "Pipeline",

@@ -22,6 +22,7 @@ The front matter holds the Hub's own keys and a `txzoo` block:
       task: wikitext-2               # or, of labelled texts that no task brings:
       data: {name: my.csv, path: my.csv, sha256: digits, text_column: text, label_column: label}
       # or, of sentence pairs: {name, path, sha256, pairs: 1000, source_column: en, ...}
+      # or, of conversations: {name, path, sha256, conversations: 1000}
       parameters: 3012345
       requires: {txzoo: ">=0.1,<1"}
       files: {model.safetensors: {sha256: 64 digits, bytes: 6291456}}
@@ -437,8 +438,10 @@ class _Check:
         self.files()
         self.hub()
         if self.value(("txzoo", "data"), dict) is not None:
-            pairs = self.value(("txzoo", "data", "pairs"), int)
-            columns = () if pairs is not None else ("text_column", "label_column")
+            counts = [
+                self.value(("txzoo", "data", kind), int) for kind in ("pairs", "conversations")
+            ]
+            columns = () if counts != [None, None] else ("text_column", "label_column")
             for key in ("name", "path", "sha256", *columns):
                 self.value(("txzoo", "data", key), str, required=True)
         if self.value(("txzoo", "base"), dict) is not None:

@@ -215,10 +215,11 @@ def stream(
     end_id: int | None = None,
     tokenizer: "Tokenizer | None" = None,
     use_cache: bool = True,
+    kept: "Kept | None" = None,
 ) -> Iterator[int]:
     """Continue one prompt, giving each token as soon as it is chosen: those of `generate`.
 
-    Arguments as in `generate`.
+    Arguments as in `generate`; with `kept`, what that has read of the prompt is not read again.
 
     Raises:
         InputError: as `generate`, at once, and for options with more than one answer.
@@ -231,7 +232,10 @@ def stream(
         )
     new = _count_new(module, [prompt], options)
     ends = _ending(options, tokenizer)
-    rows = _rows(module, [list(prompt)], new, use_cache)
+    if kept is not None:
+        rows: _CachedRows | _WholeRows = _KeptRow(module, kept, list(prompt), new)
+    else:
+        rows = _rows(module, [list(prompt)], new, use_cache)
 
     def tokens() -> Iterator[int]:
         ids: list[int] = []
@@ -367,6 +371,59 @@ class _CachedRows:
             self.module.keep(rows, len(self.ids))  # type: ignore[operator]
         self.ids = self.ids[rows]
         self.cache.reorder(rows)
+
+
+class Kept:
+    """A text that has been read, and its keys and values: what one answer leaves to the next.
+
+    Attributes:
+        ids: the tokens that were read and are still at hand.
+        cache: their keys and values; None before the first one.
+        read: how many tokens were ever read.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.cache: Cache | None = None
+        self.read = 0
+
+    def begin(self, module: nn.Module, text: Sequence[int], columns: int) -> list[int]:
+        """Go back to where a text is another one; returns what is left of it to be read.
+
+        Args:
+            module: that reads.
+            text: token ids; the last one is always read, since scores come from it.
+            columns: as many as the cache must hold.
+        """
+        pairs = zip(self.ids, text[:-1], strict=False)
+        same = next((n for n, (old, new) in enumerate(pairs) if old != new), None)
+        same = min(len(self.ids), len(text) - 1) if same is None else same
+        if self.cache is None or self.cache.max_len < columns:
+            like = next(module.parameters())
+            grown = Cache.of(module.config, 1, columns, like=like)
+            if self.cache is not None:
+                grown.memory[..., :same, :] = self.cache.memory[..., :same, :]
+            self.cache = grown
+        self.cache.length = same  # columns behind it are written over
+        del self.ids[same:]
+        return list(text[same:])
+
+
+class _KeptRow(_CachedRows):
+    """One text, of which only that is read which a `Kept` has not read yet."""
+
+    def __init__(self, module: nn.Module, kept: Kept, text: list[int], new: int) -> None:
+        left = kept.begin(module, text, len(text) + new - 1)
+        assert kept.cache is not None  # made by the line above
+        self.module, self.kept, self.cache = module, kept, kept.cache
+        self.texts = self.written_from = [text]
+        self.ids = torch.tensor([left], device=next(module.parameters()).device)
+
+    def step(self, ids: Tensor) -> Tensor:
+        scores = super().step(ids)
+        self.kept.ids += ids[0].tolist()
+        self.kept.read += ids.shape[1]
+        return scores
 
 
 class _WholeRows:

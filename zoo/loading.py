@@ -59,7 +59,14 @@ HEADS = {  # ends of the names of classes of `transformers`; of others their arc
     "ForImageClassification": "image-classification",
 }
 # what older checkpoints have in place of tokenizer.json
-VOCABULARY = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json")
+VOCABULARY = (
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 # what a checkpoint says beside its config.json, and the key under which an architecture that names
 # the file in `beside` finds it
 PREPROCESSOR, GENERATION = "preprocessor_config.json", "generation_config.json"

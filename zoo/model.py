@@ -15,7 +15,17 @@ from zoo.errors import (
     WeightsError,
     ZooError,
 )
-from zoo.folder import CARD, LOG, RECIPE, WEIGHTS, check_files, member, save_folder, sha256
+from zoo.folder import (
+    CARD,
+    LOG,
+    RECIPE,
+    WEIGHTS,
+    FileRecord,
+    check_files,
+    member,
+    save_folder,
+    sha256,
+)
 from zoo.registry import registry, resolve
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor, nn
 
+    from zoo.conversation import Template
     from zoo.images import Picture
     from zoo.tuning.files import Adapter
 
@@ -104,6 +115,23 @@ class Model:
         from zoo.attention import attention_maps
 
         return attention_maps(self, text)
+
+    @property
+    def cards(self) -> list[Card]:
+        """Its card and, where it computes with an adapter, its base's after it."""
+        both = [self.card] if self.adapter is None else [self.card, self._base[2]]
+        return [card for card in both if card is not None]
+
+    @property
+    def template(self) -> "Template | None":
+        """How it writes conversations, where its folder or its base's says so.
+
+        Raises:
+            FolderError: a file does not parse.
+        """
+        from zoo.conversation import template_of
+
+        return template_of(self)
 
     @property
     def adapters(self) -> list[str]:
@@ -235,6 +263,11 @@ class Model:
             recipe=recipe.read_text(encoding="utf-8") if recipe else None,
             log=log,
         )
+        if (template := self.template) is not None:
+            from zoo import conversation
+
+            path = conversation.write(folder, template)
+            records[path.name] = FileRecord.of(path)
         ours = {key: value for key, value in self.card.data["txzoo"].items() if key != "hub"}
         ours["name"] = self.name
         ours["files"] = {name: dataclasses.asdict(record) for name, record in records.items()}

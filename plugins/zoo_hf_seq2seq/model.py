@@ -310,7 +310,8 @@ class HfSeq2Seq(EncoderDecoder):
     """
 
     config_class = HfSeq2SeqConfig
-    beside = {"generation": "generation_config.json"}  # where newer checkpoints name the tokens of IDS
+    # where newer checkpoints name the tokens of IDS
+    beside = {"generation": "generation_config.json"}
     theirs: Any
 
     def __init__(self, config: HfSeq2SeqConfig) -> None:

@@ -191,10 +191,10 @@ class RelativeDecoder(nn.Module):
             Logits (B, T, V).
         """
         T = ids.shape[1]
-        if cache is None:
-            mask = causal_mask(T, T, device=ids.device)  # (1, 1, T, T)
-        else:
-            mask = causal_mask(T, cache.length + T, cache.padding, device=ids.device)
+        mask = None if cache is None else cache.mask(T)
+        if mask is None:  # nothing is padded: the queries are all columns, or the last one
+            before = 0 if cache is None else cache.length
+            mask = causal_mask(T, before + T, device=ids.device)  # (1, 1, T, S)
         bias = self.relative_bias(mask)  # (B or 1, H, T, S), the same in every layer
         x = self.dropout(self.token_embedding(ids))  # (B, T, D)
         for layer, block in enumerate(self.blocks):

@@ -156,6 +156,7 @@ def test_without_a_verb_it_shows_the_verbs(txzoo: Txzoo) -> None:
         *(
             "attention",
             "cache",
+            "chat",
             "check-plugin",
             "compare",
             "demo",
@@ -165,7 +166,17 @@ def test_without_a_verb_it_shows_the_verbs(txzoo: Txzoo) -> None:
             "export",
             "info",
         ),
-        *("install", "list", "merge", "new-plugin", "plugins", "publish", "pull", "run", "train"),
+        *(
+            "install",
+            "list",
+            "merge",
+            "new-plugin",
+            "plugins",
+            "publish",
+            "pull",
+            "run",
+            "train",
+        ),
         *("uninstall", "verify"),
     ]
     assert sorted(verbs) == promised

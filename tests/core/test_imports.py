@@ -13,7 +13,18 @@ import zoo
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "numpy", "huggingface_hub", "transformers", "tokenizers", "safetensors", "gradio")
 PUBLIC = [
-    *("Architecture", "Card", "Config", "Model", "Pipeline", "Task", "Tuning", "View", "ZooError"),
+    *(
+        "Architecture",
+        "Card",
+        "Chat",
+        "Config",
+        "Model",
+        "Pipeline",
+        "Task",
+        "Tuning",
+        "View",
+        "ZooError",
+    ),
     *("__version__", "compare", "create", "errors", "evaluate", "hookimpl", "info"),
     *(
         "list_architectures",

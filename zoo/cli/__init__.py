@@ -20,6 +20,7 @@ VERBS = {  # where each one is defined, in the order of the help
     "list": "zoo.cli.browse:list_models",
     "info": "zoo.cli.browse:info",
     "run": "zoo.cli.run:run",
+    "chat": "zoo.cli.chat:chat",
     "attention": "zoo.cli.run:attention",
     "explain": "zoo.cli.run:explain",
     "train": "zoo.cli.train:train",

@@ -12,12 +12,24 @@ from zoo.hookspecs import Task
 from zoo.loading import load
 from zoo.model import Model
 from zoo.registry import registry, resolve
-from zoo.tasks import BaseTask, labelled_file, pair_file
+from zoo.tasks import BaseTask, conversation_file, labelled_file, pair_file
+from zoo.tasks.conversation_file import (
+    ConversationFile,
+    Conversations,
+    NoShape,
+    question_of,
+    read_conversations,
+)
 from zoo.tasks.files import warn_of_shared
 from zoo.tasks.labelled_file import LabelledFile, Table, read_table
-from zoo.tasks.own_data import LABELLED, OwnData, check_kind
+from zoo.tasks.own_data import LABELLED, TOLD, OwnData, check_kind
 from zoo.tasks.pair_file import PairFile, Pairs, read_pairs
 
+OPENED = {
+    "pairs": pair_file.open_pairs,
+    "conversations": conversation_file.open_conversations,
+    "texts": labelled_file.open_data,
+}
 COLUMNS = {
     False: ("text_column", "label_column"),
     True: ("source_column", "target_column"),  # of pairs
@@ -47,7 +59,8 @@ def evaluate(
         context: tokens read at once, for language models; what it was trained on if None.
         data: the user's own data instead of a task. For text classification labelled texts: a CSV,
             TSV or JSONL file, or `"hf://datasets/owner/name"`. For translation and the like pairs:
-            such a file, or two text files, sources and targets. All of them are the split "test";
+            such a file, or two text files, sources and targets. For text generation conversations,
+            such a file or a JSON one. All of them are the split "test";
             of the data that the model was trained on, what was held out.
         text_column: of labelled texts; may be left out where only one column can be meant.
         label_column: likewise.
@@ -142,9 +155,9 @@ def trained_on(card: Card) -> tuple[Task, OwnData]:
         DataNotFoundError: they are not at hand, or others than they were.
     """
     facts = _facts(card)
-    what = "pairs" if "pairs" in facts else "texts"
+    what = _kind(facts)
     wanted = f"{facts['name']} ({facts[what]} {what}, sha256 {facts['sha256'][:12]}...)"
-    opened = pair_file.open_pairs if "pairs" in facts else labelled_file.open_data
+    opened: Any = OPENED[what]
     try:
         task: OwnData = opened(facts, facts.get("seed", 1), near=card.folder)
     except DataNotFoundError as error:
@@ -165,14 +178,14 @@ def _facts(card: Card) -> dict[str, Any]:
     """What a card says of the user's own data that the model was trained on; empty for a task.
 
     Raises:
-        CardError: not as `LabelledFile.facts` or `PairFile.facts` gives it.
+        CardError: not as `facts` of the kind of data gives it.
     """
     facts = card.data["txzoo"].get("data")
     if not facts:
         return {}
     known = facts if isinstance(facts, Mapping) else {}
     words = ["name", "path", "sha256"]
-    words += [] if "pairs" in known else ["text_column", "label_column"]
+    words += ["text_column", "label_column"] if _kind(known) == "texts" else []
     may_be = ("source_column", "target_column", "target_path", "test_target_path")
     more = [key for key in ("test_path", "test_sha256", *may_be) if key in known]
     if not all(isinstance(known.get(key), str) for key in (*words, *more)):
@@ -180,9 +193,16 @@ def _facts(card: Card) -> dict[str, Any]:
     return {"texts": "?", **facts}
 
 
+def _kind(facts: Mapping[str, Any]) -> str:
+    """What the user's own data are: pairs, conversations, or labelled texts."""
+    return next((kind for kind in ("pairs", "conversations") if kind in facts), "texts")
+
+
 def _entry_of(task: OwnData, pipeline: str) -> Task:
     if isinstance(task, PairFile):
         return pair_file.entry_of(task, pipeline=pipeline)
+    if isinstance(task, ConversationFile):
+        return conversation_file.entry_of(task)
     return labelled_file.entry_of(task)
 
 
@@ -191,7 +211,7 @@ def _of_files(
 ) -> tuple[Task, OwnData]:
     """Files that the user names: all of them, or what was held out when they are the model's."""
     where, count = " and ".join(files), len(files)
-    if model.pipeline not in (*PAIRED, LABELLED):
+    if model.pipeline not in (*PAIRED, LABELLED, TOLD):
         raise InputError(
             f"{where}: labelled texts measure text-classification models, {model.name} is a "
             f"{model.pipeline} model"
@@ -200,25 +220,42 @@ def _of_files(
         raise InputError(f"data is one file, or two, sources and targets; got {count}")
     check_kind({**columns, "target_path": "".join(files[1:])}, model.pipeline)
     own = _facts(model.card) if model.card is not None else {}
-    found = _read(model.pipeline, files, columns, own)
+    try:
+        found = _read(model.pipeline, files, columns, own)
+    except NoShape as error:
+        raise InputError(
+            f"{model.name} is a {model.pipeline} model, which conversations measure: {error}"
+        ) from error
+    task: OwnData
     if own.get("sha256") == found.sha256:
         task = _own_files(model, found, own)
+    elif isinstance(found, Conversations):
+        task = ConversationFile(None, found)
     elif isinstance(found, Pairs):
         task = PairFile(None, found)
     else:
         task = LabelledFile(None, found, labels=model.config.labels)
     if own and task.train is None and model.card is not None:
-        texts = task.parts["test"][0]
         with suppress(DataNotFoundError):  # where they are not at hand nobody can tell
-            learned = trained_on(model.card)[1].parts["train"][0]
+            learned = _texts(trained_on(model.card)[1], "train")
+            texts = _texts(task, "test")
             warn_of_shared(learned, texts, name=found.name, source=own["name"])
     return _entry_of(task, model.pipeline), task
 
 
+def _texts(task: OwnData, split: str) -> list[str]:
+    """What decides whether a row is known: the texts, the sources, or the questions."""
+    if isinstance(task, ConversationFile):
+        return [question_of(messages) for messages in task.parts[split]]
+    return task.parts[split][0]
+
+
 def _read(
     pipeline: str, files: Sequence[str], columns: Mapping[str, str], own: Mapping[str, Any]
-) -> Table | Pairs:
+) -> Table | Pairs | Conversations:
     """Read files; a column left out is the one that was learned from, where there is such."""
+    if pipeline == TOLD:
+        return read_conversations(files[0])
     kinds = COLUMNS[pipeline in PAIRED]
     one, other = (columns.get(kind, "") for kind in kinds)
     usual = [own.get(kind, "") for kind in kinds]
@@ -227,17 +264,21 @@ def _read(
     return read_table(files[0], one, other, split="test", usual=usual)
 
 
-def _own_files(model: Model, found: Table | Pairs, own: Mapping[str, Any]) -> OwnData:
+def _own_files(
+    model: Model, found: Table | Pairs | Conversations, own: Mapping[str, Any]
+) -> OwnData:
     """What was held out of the data that a model was trained on."""
-    kinds = COLUMNS[isinstance(found, Pairs)]
+    kinds = () if isinstance(found, Conversations) else COLUMNS[isinstance(found, Pairs)]
     learned = [own.get(kind, "") for kind in kinds]
     if "test_path" in own or learned != [getattr(found, kind) for kind in kinds]:
-        of = f", columns {' and '.join(learned)}" if all(learned) else ""
+        of = f", columns {' and '.join(learned)}" if learned and all(learned) else ""
         raise InputError(
             f"{model.name} was trained on {found.name}{of}: scores on what it has learned say "
             "nothing. Measure without --data, or on other texts"
         )
     seed = own.get("seed", 1)
+    if isinstance(found, Conversations):
+        return ConversationFile(found, seed=seed)
     return (
         PairFile(found, seed=seed) if isinstance(found, Pairs) else LabelledFile(found, seed=seed)
     )

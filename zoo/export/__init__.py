@@ -111,6 +111,8 @@ def _write(
             settings["model_max_length"] = config["n_positions"]
         if end_id is not None:
             settings["eos_token"] = END_OF_TEXT
+        if (template := model.template) is not None:
+            settings |= {**template.tokens, "chat_template": template.source}
         (folder / TOKENIZER_CONFIG).write_text(
             json.dumps(settings, indent=2) + "\n", encoding="utf-8"
         )

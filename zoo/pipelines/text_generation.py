@@ -30,7 +30,7 @@ class TextGeneration:
     def __init__(self, model: "Model") -> None:
         self.module = model.module
         self.tokenizer = tokenizer_of(model)
-        self.end_id = self.tokenizer.token_to_id(END_OF_TEXT)
+        self.end_id = end_id_of(model)
 
     def __call__(
         self,
@@ -94,11 +94,19 @@ class TextGeneration:
         ids = encode(self.tokenizer, prompt)
         without_stop = dataclasses.replace(options, stop=())  # seen here, in the text itself
         tokens = stream(self.module, ids, without_stop, end_id=self.end_id)
-        return self._written(prompt if full else "", Pieces(self.tokenizer, ids), tokens, options)
+        return self.written(prompt if full else "", Pieces(self.tokenizer, ids), tokens, options)
 
-    def _written(
+    def written(
         self, start: str, pieces: "Pieces", tokens: Iterator[int], options: GenerationOptions
     ) -> Iterator[str]:
+        """The text of tokens, piece by piece, up to the first stop text.
+
+        Args:
+            start: what is given before them.
+            pieces: knows what they are written behind.
+            tokens: one by one.
+            options: how they are chosen.
+        """
         if start:
             yield start
         held = ""  # may become a stop text
@@ -117,6 +125,12 @@ class TextGeneration:
         end = find_stop(held, options.stop)
         if held[:end]:
             yield held[:end]
+
+
+def end_id_of(model: "Model") -> int | None:
+    """The token that ends a text: what the configuration says, else `<|endoftext|>`, or none."""
+    said: int | None = getattr(model.config, "end_id", None)
+    return tokenizer_of(model).token_to_id(END_OF_TEXT) if said is None else said
 
 
 class Pieces:

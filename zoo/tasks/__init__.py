@@ -2,7 +2,9 @@
 
 from zoo.tasks.base import BaseTask, Batches
 from zoo.tasks.classification import TextClassification
+from zoo.tasks.conversation_file import ConversationFile
 from zoo.tasks.image_classification import ImageClassification, Pictures
+from zoo.tasks.instruction import InstructionTuning
 from zoo.tasks.labelled_file import LabelledFile
 from zoo.tasks.language_modeling import LanguageModeling, TokenBatches, token_scores
 from zoo.tasks.masked_language import MaskedLanguageModeling
@@ -14,6 +16,8 @@ __all__ = [
     "BaseTask",
     "Batches",
     "ImageClassification",
+    "ConversationFile",
+    "InstructionTuning",
     "LabelledFile",
     "LanguageModeling",
     "MaskedLanguageModeling",

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
+from zoo.errors import RecipeError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from zoo.conversation import Template
     from zoo.model import Model
 
 
@@ -33,11 +36,36 @@ class BaseTask(ABC):
         test_splits: those whose scores a card reports.
         model_config: that of the model that is trained, None before there is one; set before
             `batches`.
+        objective: what a recipe's [objective] table may say, with the usual values.
+        template: how the task writes conversations; it goes into the folder of what is trained.
     """
 
     splits: tuple[str, ...] = ("train", "validation", "test")
     test_splits: tuple[str, ...] = ("test",)
     model_config: Any = None
+    objective: Mapping[str, Any] = {}
+    template: "Template | None" = None
+
+    def set_objective(self, values: Mapping[str, Any]) -> None:
+        """Take a recipe's [objective] table.
+
+        Raises:
+            RecipeError: an unknown key, or a value of another kind.
+        """
+        usual = self.objective
+        for key, value in values.items():
+            if key not in usual:
+                known = ", ".join(usual) or "none"
+                raise RecipeError(f"[objective] has no key {key!r} for this task. Keys: {known}")
+            of_text = isinstance(usual[key], str)
+            words = "a text" if of_text else "a number"
+            if type(value) not in ((str,) if of_text else (int, float)):
+                raise RecipeError(f"[objective] {key} must be {words}, got {value!r}")
+        self.objective = {**usual, **values}
+
+    def begin(self, base: "Model") -> None:
+        """Look at the trained model that will be adapted, before anything of it changes."""
+        return None
 
     @abstractmethod
     def build_tokenizer(self, settings: Mapping[str, Any]) -> "Tokenizer | None":

@@ -1,4 +1,4 @@
-"""A user's own data in the place of a task: labelled texts, or sentence pairs."""
+"""A user's own data in the place of a task: labelled texts, sentence pairs or conversations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,14 @@ from zoo.data import PAIRED
 from zoo.errors import InputError, RecipeError
 from zoo.hookspecs import Architecture, Task
 from zoo.registry import resolve
-from zoo.tasks import labelled_file, pair_file
+from zoo.tasks import conversation_file, labelled_file, pair_file
+from zoo.tasks.conversation_file import ConversationFile
 from zoo.tasks.labelled_file import LabelledFile
 from zoo.tasks.pair_file import PairFile
 
-OwnData = LabelledFile | PairFile
+OwnData = LabelledFile | PairFile | ConversationFile
 
-LABELLED = "text-classification"
+LABELLED, TOLD = "text-classification", "text-generation"
 # what only one of the kinds has, and how a user calls it
 OF_LABELS = {"text_column": "text_column", "label_column": "label_column"}
 OF_PAIRS = {
@@ -30,11 +31,12 @@ def for_recipe(
     """The entry and the task of a recipe with [data].
 
     They are pairs where `pipeline` in [data] is one of `PAIRED`, or that of the architecture where
-    there is none.
+    there is none; conversations for a decoder.
 
     Raises:
         RecipeError: the architecture does not learn from such data.
-        ZooError: as of `labelled_file.open_data` and `pair_file.open_pairs`.
+        ZooError: as of `labelled_file.open_data`, `pair_file.open_pairs` and
+            `conversation_file.open_conversations`.
     """
     license, name = data.get("license", "unknown"), architecture.name
     module = resolve(architecture.target)
@@ -48,6 +50,16 @@ def for_recipe(
         check_kind(data, pipeline)
         pairs = pair_file.open_pairs(data, seed)
         return pair_file.entry_of(pairs, license, pipeline=pipeline), pairs
+    if pipeline == TOLD and not {"text_column", "label_column"} & data.keys():
+        check_kind(data, pipeline)
+        try:
+            told = conversation_file.open_conversations(data, seed)
+        except conversation_file.NoShape as error:
+            raise RecipeError(
+                f"{name} has no head that tells labels apart: for labelled texts take the recipe "
+                f"of an encoder, such as imdb-encoder. To learn conversations: {error}"
+            ) from error
+        return conversation_file.entry_of(told, license), told
     if not {"head", "labels"} <= set(getattr(module.config_class, "__dataclass_fields__", {})):
         raise RecipeError(
             f"{data['path']}: {name} has no head that tells labels apart; take the "
@@ -59,16 +71,20 @@ def for_recipe(
 
 
 def check_kind(given: Mapping[str, Any], pipeline: str) -> None:
-    """Raise `InputError` for what belongs to labelled texts where pairs are read, and vice versa.
+    """Raise `InputError` for what belongs to one kind of data where another is read.
 
     Args:
         given: names of columns and files.
         pipeline: of the model.
     """
-    paired = pipeline in PAIRED
-    whose, takes = "sentence pairs", "labelled texts, one file"
-    if paired:
-        whose, takes = "labelled texts", "sentence pairs"
-    for key, words in (OF_LABELS if paired else OF_PAIRS).items():
-        if given.get(key):
-            raise InputError(f"{words} belongs to {whose}; a {pipeline} model takes {takes}")
+    takes = "labelled texts, one file"
+    foreign = {"sentence pairs": OF_PAIRS}
+    if pipeline in PAIRED:
+        takes, foreign = "sentence pairs", {"labelled texts": OF_LABELS}
+    elif pipeline == TOLD:
+        takes = "conversations, one file"
+        foreign = {"sentence pairs": OF_PAIRS, "labelled texts": OF_LABELS}
+    for whose, keys in foreign.items():
+        for key, words in keys.items():
+            if given.get(key):
+                raise InputError(f"{words} belongs to {whose}; a {pipeline} model takes {takes}")

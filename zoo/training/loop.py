@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
-from zoo import __version__
+from zoo import __version__, conversation
 from zoo.data import PAIRED
 from zoo.errors import RecipeError, TrainingError
 from zoo.folder import CARD, LOG, RECIPE, FileRecord, save_folder
@@ -155,6 +155,7 @@ class Run:
         else:
             self.task_entry = registry().tasks.get(recipe.task)
             self.task = resolve(self.task_entry.target)()
+        self.task.set_objective(recipe.objective)
         self.base = load(recipe.base) if recipe.tuning else None
         self.embeddings = EmbeddingSettings(**recipe.embeddings) if recipe.embeddings else None
         self.taken: Taken | None = None
@@ -243,6 +244,7 @@ class Run:
             )
         tokenizer: Any = base.tokenizer  # None where the task is of pictures
         own = self.task.config(tokenizer)
+        self.task.begin(base)
         # which token pads, begins and ends a text, the base has learned
         own = {key: value for key, value in own.items() if not key.endswith("_id")}
         changes = {**own, **self.recipe.config}
@@ -566,6 +568,9 @@ def _finish(run: Run, folder: Path) -> None:
     run.best.put_into(module)
     shutil.rmtree(folder, ignore_errors=True)
     files = _save_adapter(run, folder) if run.base and not run.stands_alone else _save(run, folder)
+    if run.task.template is not None:
+        path = conversation.write(folder, run.task.template)
+        files |= {path.name: FileRecord.of(path)}
     owners = [registry().architectures.owner(recipe.architecture)]
     owners += [registry().tasks.owner(recipe.task)] if recipe.task else []
     card = new_card(

@@ -172,6 +172,7 @@ class Recipe:
             and `target_column`, or `target_path` and `test_target_path`, and `pipeline`, which is
             that of the architecture unless given; see `zoo.tasks.own_data`.
         embeddings: whose a new model begins with, see `EmbeddingSettings`; empty for none.
+        objective: what the task is told: its own names, see its `objective`.
         source: the file it was read from.
     """
 
@@ -187,6 +188,7 @@ class Recipe:
     contexts: tuple[int, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     embeddings: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
 
     @classmethod
@@ -326,6 +328,7 @@ class Recipe:
         head |= {"contexts": self.contexts} if self.contexts else {}
         tables = {"data": self.data, "tokenizer": self.tokenizer, "config": self.config}
         tables |= {"embeddings": self.embeddings, "tuning": self.tuning}
+        tables |= {"objective": self.objective}
         lines = [f"{k} = {_toml(v)}" for k, v in head.items()]
         training = dataclasses.asdict(self.training)
         if self.training.keep == KEEP[0]:  # left out, so that runs begun without the key go on
@@ -373,7 +376,7 @@ def _check_data(values: Mapping[str, Any], training: Mapping[str, Any]) -> None:
         raise RecipeError(f"recipe has the task {task!r} and [data]: leave one of them out")
     _check_keys("[data]", data, [*DATA.values(), *TARGETS.values(), "pipeline"])
     if "path" not in data:
-        raise RecipeError("[data] lacks path, a file of labelled texts or of sentence pairs")
+        raise RecipeError("[data] lacks path, a file of labelled texts, pairs or conversations")
     for key, value in data.items():
         if not isinstance(value, str) or not value:
             raise RecipeError(f"[data] {key} must be a text, got {value!r}")

@@ -150,7 +150,7 @@ def _without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def about(data: Mapping[str, Any], license: str) -> str:
     """The part of a card that says what it was trained on; braces are doubled, for `format`."""
-    what = "pairs" if "pairs" in data else "texts"
+    what = next(kind for kind in ("pairs", "conversations", "texts") if kind in data)
 
     def one(name: str, digest: str, count: int) -> str:
         safe = name.replace("`", "'")
