@@ -154,6 +154,7 @@ def test_without_a_verb_it_shows_the_verbs(txzoo: Txzoo) -> None:
     verbs = re.findall(r"^  ([\w-]+) {2,}\w", ran.out.partition("Commands:")[2], re.MULTILINE)
     promised = [
         *(
+            "ask",
             "attention",
             "cache",
             "chat",
@@ -169,6 +170,7 @@ def test_without_a_verb_it_shows_the_verbs(txzoo: Txzoo) -> None:
         *(
             "install",
             "list",
+            "lm-eval",
             "merge",
             "new-plugin",
             "plugins",
