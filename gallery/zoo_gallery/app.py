@@ -9,12 +9,12 @@ import gradio as gr
 
 from zoo.errors import InputError
 from zoo.plugins import one_line
-from zoo_gallery import compare, index, markup, model_page, train
+from zoo_gallery import chat, compare, index, markup, model_page, train
 from zoo_gallery.snippets import reference
 from zoo_gallery.state import Gallery, Limits
 from zoo_gallery.theme import CSS, theme
 
-LINKS = {"./": "Models", "compare": "Compare", "train": "Train"}
+LINKS = {"./": "Models", "chat": "Chat", "compare": "Compare", "train": "Train"}
 DAY = 86400  # seconds
 
 
@@ -60,7 +60,7 @@ def build(gallery: Gallery) -> gr.Blocks:
     demo = gr.Blocks(title="txzoo gallery", analytics_enabled=False, delete_cache=(DAY, DAY))
     broken: dict[str, str] = {}
     paths = [_route(demo, card.name, index.path(card)) for card in gallery.cards]
-    others = (("compare", compare.page), ("train", train.page))
+    others = (("chat", chat.page), ("compare", compare.page), ("train", train.page))
     for name, _ in others:
         _route(demo, LINKS[name], name)
     with demo:  # entered once: whenever it is left, Gradio makes the whole application anew

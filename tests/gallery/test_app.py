@@ -21,7 +21,7 @@ from zoo.cli import main
 
 App = Any
 NAMES = zoo.list_models()
-PAGES = ["", "compare", "train", *NAMES]
+PAGES = ["", "chat", "compare", "train", *NAMES]
 WRITING = {"temperature": 0.8, "top_p": 0.9, "max_new_tokens": 60, "seed": 1}  # as the page opens
 
 

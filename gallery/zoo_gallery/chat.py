@@ -1,0 +1,246 @@
+"""The page that talks: a conversation with a decoder, which is remembered, trimmed and saved."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from zoo import Card
+from zoo.chat import Chat
+from zoo.conversation import read, read_conversation
+from zoo.errors import InputError
+from zoo.generation import Kept
+from zoo_gallery.markup import heading, paragraph
+from zoo_gallery.snippets import reference
+from zoo_gallery.state import COMPUTE, Gallery
+from zoo_gallery.views import check_length, telling
+
+TOKENS = 80  # of an answer, at first
+HOUR = 3600  # seconds that a conversation is remembered after its last word
+# what is scrolled can be reached with the keyboard
+REACHED = "() => document.querySelector('[role=log]')?.setAttribute('tabindex', '0')"
+FETCHED = "() => document.getElementById('zoo-conversation').click()"
+Shown = list[dict[str, str]]  # messages as gr.Chatbot takes them
+
+
+@dataclass
+class Session:
+    """One visitor's conversation.
+
+    Attributes:
+        messages: what was said, without the system message.
+        name: of the model that read it last.
+        kept: the keys and values of what that model has read.
+        retries: how often the last message was answered again.
+    """
+
+    messages: Shown = field(default_factory=list)
+    name: str = ""
+    kept: Kept = field(default_factory=Kept)
+    retries: int = 0
+
+    def chat(self, gallery: Gallery, name: str, system: str, options: Mapping[str, Any]) -> Chat:
+        """The conversation as the model goes on with it.
+
+        Raises:
+            ZooError: the model cannot be loaded, or the system message is too long for it.
+        """
+        check_length(system, gallery.limits.prompt_characters)
+        chat = Chat(gallery.models.get(name), system=system.strip(), **options)
+        if name != self.name:  # another model has other keys and values
+            self.name, self.kept = name, Kept()
+        chat.kept, chat.retries = self.kept, self.retries
+        chat.messages = [*chat.messages, *self.messages]
+        return chat
+
+    def follow(self, chat: Chat, pieces: Iterator[str], asked: str) -> Iterator[Shown]:
+        """The conversation again and again while an answer is written; kept where it ends."""
+        before = self.messages
+        said = {"role": "user", "content": asked}
+        answer = ""
+        try:
+            with closing(pieces):  # type: ignore[type-var]
+                for piece in pieces:
+                    answer += piece
+                    yield [*before, said, {"role": "assistant", "content": answer.strip()}]
+        finally:
+            self.messages = [one for one in chat.messages if one["role"] != "system"]
+            self.retries = chat.retries
+
+
+def talkers(gallery: Gallery) -> tuple[list[Card], list[Card]]:
+    """The decoders that have learned to answer, and those that go on from any text."""
+    cards = [card for card in gallery.cards if card.pipeline == "text-generation" and card.trained]
+    tuned = [card for card in cards if read(card.folder) is not None]
+    return tuned, [card for card in cards if card not in tuned]
+
+
+def page(gallery: Gallery) -> None:
+    """Build the page in the current Blocks."""
+    tuned, others = talkers(gallery)
+    names = [reference(card) for card in (*tuned, *others)]
+    said = (
+        "What a model answers is what is likely, not what is true, and small ones know little. "
+        "Nothing that is said here is kept longer than an hour after the last word."
+    )
+    if not tuned:
+        said = (
+            "None of the installed models has learned to answer: they go on from what is said as "
+            f"from any text. {said}"
+        )
+    gr.HTML(heading("Chat", "Talk to a model that writes.") + paragraph(said))
+    if not names:
+        return
+    limits = gallery.limits
+    session = gr.State(Session(), time_to_live=HOUR)
+    with gr.Row():
+        with gr.Column(scale=3, min_width=280):
+            shown = gr.Chatbot(
+                label="Conversation", height=420, render_markdown=False, buttons=[], layout="panel"
+            )
+            text = gr.Textbox(label="Message", lines=1, max_length=limits.prompt_characters)
+            with gr.Row():
+                send = gr.Button("Send", variant="primary", min_width=80)
+                stop = gr.Button("Stop", variant="stop", min_width=80)
+                retry = gr.Button("Retry", min_width=80)
+                undo = gr.Button("Undo", min_width=80)
+                clear = gr.Button("Clear", min_width=80)
+        with gr.Column(scale=2, min_width=280):
+            name = gr.Dropdown(names, value=names[0], label="Model")
+            system = gr.Textbox(label="System message", lines=2)
+            temperature = gr.Slider(
+                0, 2, 0.7, step=0.05, label="Temperature", info="0 takes the likeliest token"
+            )
+            top_p = gr.Slider(
+                0.05, 1, 0.9, step=0.05, label="Top-p", info="Draw among the best that reach p"
+            )
+            most = limits.new_tokens
+            tokens = gr.Slider(
+                1, most, min(TOKENS, most), step=1, label="Length", info="Tokens at most"
+            )
+            seed = gr.Number(1, label="Seed", precision=0, info="Empty for any")
+            with gr.Row():
+                save = gr.Button("Save", min_width=80)
+                load = gr.UploadButton("Load", file_types=[".json"], min_width=80)
+            file = gr.DownloadButton("File", visible="hidden", elem_id="zoo-conversation")
+    given = [session, name, system, temperature, top_p, tokens, seed]
+
+    def say(text: str, session: Session, *values: Any) -> Iterator[tuple[Shown, str]]:
+        with telling():
+            check_length(text, limits.prompt_characters)
+            chat = session.chat(gallery, *settings(*values))
+            for messages in session.follow(chat, chat.stream(text), text):
+                yield visible(messages), ""
+
+    def again(session: Session, *values: Any) -> Iterator[Shown]:
+        with telling():
+            chat = session.chat(gallery, *settings(*values))
+            asked = session.messages[-2]["content"] if session.messages else ""
+            pieces = chat.retry()
+            session.messages = session.messages[:-2]
+            for messages in session.follow(chat, pieces, asked):
+                yield visible(messages)
+
+    def take_back(session: Session) -> tuple[Shown, str]:
+        with telling():
+            if not session.messages:
+                raise InputError("Nothing was said yet")
+            asked = session.messages[-2]["content"]
+            session.messages = session.messages[:-2]
+            return visible(session.messages), asked
+
+    def take_up(file: str, session: Session) -> tuple[Shown, str]:
+        with telling():
+            system = opened(file, session)
+            return visible(session.messages), system
+
+    def forget(session: Session) -> Shown:
+        session.messages = []
+        return session.messages
+
+    options: Any = {"concurrency_id": COMPUTE, "api_visibility": "private"}
+    asked = gr.on(
+        [send.click, text.submit],
+        say,
+        [text, *given],
+        [shown, text],
+        trigger_mode="once",
+        **options,
+    )
+    answered = retry.click(again, given, shown, trigger_mode="once", **options)
+    stop.click(None, cancels=[asked, answered], api_visibility="private")
+    undo.click(take_back, session, [shown, text], api_visibility="private")
+    gr.on([clear.click, shown.clear], forget, session, shown, api_visibility="private")
+    shown.change(None, None, None, js=REACHED, api_visibility="private")
+    made = save.click(saved, [session, name, system], file, api_visibility="private")
+    made.success(None, None, None, js=FETCHED, api_visibility="private")
+    load.upload(take_up, [load, session], [shown, system], api_visibility="private")
+    gr.api(answerer(gallery, names[0]), api_name="chat", concurrency_id=COMPUTE)
+
+
+def visible(messages: Shown) -> Shown:
+    """Messages as the page shows them: it takes them as HTML."""
+    return [{**one, "content": escape(one["content"], quote=False)} for one in messages]
+
+
+def settings(
+    name: str, system: str, temperature: float, top_p: float, tokens: float, seed: float | None
+) -> tuple[str, str, dict[str, Any]]:
+    """What stands beside the conversation, as `Session.chat` takes it."""
+    options = {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(tokens)}
+    return name, system, {**options, "seed": None if seed is None else int(seed)}
+
+
+def saved(session: Session, name: str, system: str) -> str:
+    """A file of the conversation, as `txzoo chat` writes and reads it."""
+    first = [{"role": "system", "content": system.strip()}] if system.strip() else []
+    values = {"model": name, "messages": [*first, *session.messages]}
+    path = Path(tempfile.mkdtemp(), "conversation.json")
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def opened(file: str, session: Session) -> str:
+    """Go on with a conversation that was saved; returns its system message.
+
+    Raises:
+        ZooError: it is none, or does not end with an answer.
+    """
+    messages = read_conversation(Path(file))
+    system = messages[:1] if messages and messages[0]["role"] == "system" else []
+    turns = messages[len(system) :]
+    roles = [one["role"] for one in turns]
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        raise InputError("The file holds no conversation that ends with an answer")
+    session.messages = turns
+    return system[0]["content"] if system else ""
+
+
+def answerer(gallery: Gallery, usual: str) -> Any:
+    """The endpoint behind the page."""
+
+    def chat(
+        message: str,
+        history: list[dict[str, str]],
+        model: str = usual,
+        system: str = "",
+        temperature: float = 0.7,
+        top_p: float = 0.9,
+        max_new_tokens: int = TOKENS,
+        seed: int | None = 1,
+    ) -> str:
+        """Answer a message; `history` has what was said before, role and content each."""
+        with telling():
+            check_length(message, gallery.limits.prompt_characters)
+            most = min(int(max_new_tokens), gallery.limits.new_tokens)
+            session = Session([dict(one) for one in history])
+            given = settings(model, system, temperature, top_p, most, seed)
+            return session.chat(gallery, *given).say(message)
+
+    return chat

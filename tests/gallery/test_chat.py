@@ -1,0 +1,142 @@
+"""The Chat page: it goes on as `zoo.chat.Chat` does; what is said is taken back, and kept."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from gradio_client import Client
+from playwright.sync_api import Page, expect
+from zoo_gallery.chat import Session, opened, saved, settings, talkers
+from zoo_gallery.state import Gallery, Limits
+
+import zoo
+from zoo.chat import Chat
+from zoo.conversation import Template, read_conversation, write
+from zoo.errors import InputError, ZooError
+
+if TYPE_CHECKING:
+    from conftest import App, Flaws
+
+NAME = "alibi-lm"
+GIVEN = (NAME, "Be brief.", 0.7, 0.9, 12, 3)  # model, system, temperature, top-p, tokens, seed
+OPTIONS: Any = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 12, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def gallery() -> Gallery:
+    return Gallery(limits=Limits(prompt_characters=300))
+
+
+def say(gallery: Gallery, session: Session, text: str, *given: Any) -> Any:
+    chat = session.chat(gallery, *settings(*(given or GIVEN)))
+    return list(session.follow(chat, chat.stream(text), text))
+
+
+def test_it_goes_on_as_a_chat_does(gallery: Gallery) -> None:
+    session, chat = Session(), Chat(zoo.load(NAME), system="Be brief.", **OPTIONS)
+    for text in ("Who was it ?", "And when ?"):
+        shown = say(gallery, session, text)
+        chat.say(text)
+        assert shown[-1] == session.messages == chat.messages[1:]
+        assert len(shown) > 4  # streamed
+        for earlier, later in zip(shown, shown[1:], strict=False):
+            assert later[-1]["content"].startswith(earlier[-1]["content"])
+    assert session.kept.read == chat.read  # nothing was read twice
+
+
+def test_another_model_reads_from_the_beginning(gallery: Gallery) -> None:
+    session = Session()
+    say(gallery, session, "Who was it ?")
+    kept = session.kept
+    other = ("rope-lm", *GIVEN[1:])
+    say(gallery, session, "And when ?", *other)
+    assert session.kept is not kept
+    chat = Chat(zoo.load("rope-lm"), system="Be brief.", **OPTIONS)
+    chat.messages += session.messages[:2]
+    assert session.messages[-1]["content"] == chat.say("And when ?")
+
+
+def test_what_is_stopped_stays_as_far_as_it_came(gallery: Gallery) -> None:
+    session = Session()
+    chat = session.chat(gallery, *settings(*GIVEN))
+    writing = session.follow(chat, chat.stream("Who was it ?"), "Who was it ?")
+    seen = [next(writing) for _ in range(4)][-1]
+    writing.close()  # type: ignore[attr-defined]
+    assert session.messages == seen
+    assert 0 < len(seen[-1]["content"])
+
+
+def test_what_is_too_long_is_said(gallery: Gallery) -> None:
+    with pytest.raises(InputError, match="takes 300 at most"):
+        Session().chat(gallery, *settings(NAME, "a" * 301, *GIVEN[2:]))
+
+
+def test_a_conversation_is_saved_and_goes_on(gallery: Gallery, tmp_path: Path) -> None:
+    session = Session()
+    say(gallery, session, "Who was <b>it</b> ?")
+    file = saved(session, NAME, "Be brief.")
+    assert json.loads(Path(file).read_text())["model"] == NAME
+    assert read_conversation(Path(file))[1:] == session.messages
+    other = Session()
+    assert opened(file, other) == "Be brief." and other.messages == session.messages
+    assert say(gallery, other, "And when ?") and len(other.messages) == 4
+    for text in ("no JSON", '{"messages": [{"role": "user", "content": "Hello"}]}', "{}"):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ZooError):
+            opened(str(tmp_path / "bad.json"), session)
+    assert session.messages[0]["content"] == "Who was <b>it</b> ?"
+
+
+def test_models_that_have_learned_to_answer_come_first(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned, others = talkers(gallery)
+    assert {card.pipeline for card in (*tuned, *others)} == {"text-generation"}
+    card = others[-1]
+    write(tmp_path, Template.called("alpaca"))
+    path = tmp_path / "README.md"
+    taught = type(card)(card.data, card.text, path)
+    monkeypatch.setattr(Gallery, "cards", [*others[:-1], taught])
+    assert [one.name for one in talkers(gallery)[0]] == [card.name]
+
+
+def test_programs_can_talk(app: "App") -> None:
+    client = Client(app.url, verbose=False)
+    said = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day ."}]
+    options = {"model": NAME, "system": "Be brief.", **OPTIONS}
+    found = client.predict("Who was it ?", said, api_name="/chat", **options)
+    client.close()
+    chat = Chat(zoo.load(NAME), system="Be brief.", **OPTIONS)
+    chat.messages += said
+    assert found == chat.say("Who was it ?")
+
+
+@pytest.mark.browser
+def test_the_page(app: "App", page: Page, flaws: "Flaws", tmp_path: Path) -> None:
+    page.goto(f"{app.url}/chat")
+    message = page.get_by_role("textbox", name="Message", exact=True)
+    log = page.get_by_role("log")
+    page.get_by_role("spinbutton", name="Temperature").fill("0")
+    page.get_by_role("spinbutton", name="Length").fill("8")
+    message.fill("Who was <b>it</b> ?")
+    page.get_by_role("button", name="Send").click()
+    expect(message).to_have_value("")
+    chat = Chat(zoo.load(NAME), temperature=0, top_p=0.9, max_new_tokens=8, seed=1)
+    answer = chat.say("Who was <b>it</b> ?")
+    expect(log).to_contain_text(answer.split("\n")[0])
+    expect(log).to_contain_text("Who was <b>it</b> ?")  # as it was typed
+    assert flaws(page) == []
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save").click()
+    download.value.save_as(tmp_path / "talk.json")
+    assert read_conversation(tmp_path / "talk.json") == chat.messages
+    page.get_by_role("button", name="Undo").click()
+    expect(message).to_have_value("Who was <b>it</b> ?")
+    expect(page.get_by_text(answer.split("\n")[0])).to_have_count(0)
+    page.get_by_role("button", name="Retry").click()
+    expect(page.get_by_text("Nothing was said yet")).to_be_visible()
+    page.locator("input[type=file]").set_input_files(tmp_path / "talk.json")
+    expect(log).to_contain_text(answer.split("\n")[0])
+    page.get_by_role("button", name="Clear", exact=True).first.click()
+    expect(page.get_by_text(answer.split("\n")[0])).to_have_count(0)
