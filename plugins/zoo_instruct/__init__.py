@@ -29,7 +29,6 @@ def txzoo_tasks() -> Iterable[Task]:
             target="zoo_instruct.task:Instruct",
             summary="Follow instructions in English; 39,000 to learn from",
             metrics=("perplexity_of_responses", "exact_match"),
-            expected_failures={"T403": "no conversation has as few tokens as the kit's rows"},
             license="other",
         ),
         Task(
@@ -38,7 +37,6 @@ def txzoo_tasks() -> Iterable[Task]:
             target="zoo_instruct.task:InstructSmall",
             summary="Follow short instructions in English; 1,100 of them",
             metrics=("perplexity_of_responses", "exact_match"),
-            expected_failures={"T403": "no conversation has as few tokens as the kit's rows"},
             license="apache-2.0",
         ),
         Task(
@@ -48,7 +46,6 @@ def txzoo_tasks() -> Iterable[Task]:
             summary="Prefer the polite answer of two to short instructions",
             metrics=("preference_accuracy", "preference_margin"),
             license="apache-2.0",
-            expected_failures={"T403": "preferences are learned by a trained model: give a base"},
         ),
     ]
 

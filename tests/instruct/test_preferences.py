@@ -168,7 +168,7 @@ def test_loss_and_gradients_are_those_of_trl(beta: float) -> None:
 
 
 @pytest.fixture
-def base(tiny_model: Path, tmp_path: Path) -> Path:
+def base(tmp_path: Path) -> Path:
     """An untrained decoder with words of its own."""
     task = Manners()
     task.set_objective({"template": "chatml"})
@@ -184,7 +184,12 @@ def base(tiny_model: Path, tmp_path: Path) -> Path:
         n_heads=2,
         d_ff=16,
     )
-    card = zoo.info(tiny_model)
+    front = {
+        "license": "cc0-1.0",
+        "pipeline_tag": "text-generation",
+        "txzoo": {"name": "base", "summary": "Knows nothing", "architecture": "alibi-decoder"},
+    }
+    card = zoo.Card(data=front, text="# base\n", path=tmp_path / "none" / "README.md")
     model = Model(
         name="base",
         module=module.eval(),

@@ -71,6 +71,71 @@ def test_an_encoder_and_what_can_be_wrong_with_it(
         assert {results[n].outcome for n in ("A312", "A318", "A322", "A330")} == {"passed"}
 
 
+SEER = '''
+"""A tiny reader of pictures: the mean of its patches, then a layer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from zoo import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class HelloConfig(Config):
+    image_size: int
+    d_model: int = 8
+    n_channels: int = 3
+    labels: tuple = ("cat", "dog", "none")
+
+    def __post_init__(self):
+        object.__setattr__(self, "labels", tuple(self.labels))
+
+
+class Hello(nn.Module):
+    config_class = HelloConfig
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.patches = nn.Conv2d(config.n_channels, config.d_model, 4, stride=4)
+        self.out = nn.Linear(config.d_model, len(config.labels))
+
+    def forward(self, pixels):
+        patches = self.patches(pixels).flatten(2)
+        return self.out(torch.tanh(patches).mean(2))
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "number", "says"),
+    [
+        ("", "", None, ""),
+        ("pixels):", "pixels, labels):", "A302", "forward must do with pixels alone"),
+        (".mean(2))", ".mean(2))[:, :2]", "A310", "logits must be (B, labels)"),
+        ("= self.patches(pixels)", "= self.patches(pixels)[:, :, 1:]", "A312", "in a corner"),
+        ("(patches)", "(patches + patches.mean(0))", "A313", "in a batch than alone"),
+        ("(pixels).flat", "(pixels.mul_(2)).flat", "A310", "changes its input in place"),
+    ],
+)
+def test_a_reader_of_pictures_and_what_can_be_wrong_with_it(
+    plant: Callable[..., Path], old: str, new: str, number: str | None, says: str
+) -> None:
+    site = plant()
+    assert old in SEER
+    (site / "zoo_hello" / "model.py").write_text(SEER.replace(old, new, 1) if old else SEER)
+    report = check_plugin("zoo-hello", on_fail=None, expected_failures={"M503": "a decoder's"})
+    results = {r.number: r for r in report.results if r.number.startswith("A")}
+    failed = [r.number for r in results.values() if not r.ok]
+    assert failed[:1] == ([number] if number else [])
+    if number:
+        assert says in results[number].message
+    else:
+        other = ("A314", "A315", "A316", "A317", "A318", "A340")
+        assert {results[n].outcome for n in other} == {"not applicable"}
+        assert {results[n].outcome for n in ("A312", "A313", "A322", "A330")} == {"passed"}
+
+
 WRITER = '''
 """A tiny encoder-decoder: one layer of attention to the target so far, one to the source."""
 

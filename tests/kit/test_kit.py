@@ -87,6 +87,18 @@ def a_part_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "tatoeba", part)
 
 
+@pytest.fixture
+def a_part_of_the_instructions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without T0's 37,000 prompts and the film reviews."""
+    from zoo_instruct import task
+
+    monkeypatch.setattr(task, "T0", task.SEEDS)
+    monkeypatch.setattr(task, "reviews", str)
+    task.said.cache_clear()
+    yield
+    task.said.cache_clear()
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_plugin_of_ours_passes_the_full_level(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -97,6 +109,8 @@ def test_every_plugin_of_ours_passes_the_full_level(
         request.getfixturevalue("a_part_of_the_reviews")
     if name.endswith("zoo_translation"):
         request.getfixturevalue("a_part_of_the_pairs")
+    if name.endswith("zoo_instruct"):
+        request.getfixturevalue("a_part_of_the_instructions")
     report = check_plugin(name)
     assert report.ok and report.level == "full"
     assert not report.count("expected failure") and not report.count("not run")

@@ -136,6 +136,58 @@ def test_a_sentence_that_is_too_long_is_cut_between_words(tokenizer: Tokenizer) 
     assert set(words.split()) <= set(told)
 
 
+@pytest.mark.parametrize(
+    "piece", ["= ", "#", "```\n~~~\n", "a. ", 'a."', "\n ", "\u2029", "1.\n", "=\n", "(a)"]
+)
+def test_no_text_takes_for_ever(piece: str, tokenizer: Tokenizer) -> None:
+    """Seconds where work grows with the length, hours where with its square."""
+    found = cut(Document("a.txt", "begin " + piece * 30_000 + "end", ""), tokenizer, 100)
+    assert found[0].text.startswith("begin")
+    assert found[-1].text.endswith("end")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<",
+        "<a ",
+        "<a b='",
+        '<a b="',
+        "<!--",
+        "<!",
+        "</",
+        "&#",
+        "<script",
+        "<script>",
+        "<svg ",
+        "<?",
+    ],
+)
+def test_no_markup_takes_for_ever(piece: str) -> None:
+    assert documents.without_tags("begin " + piece * 100_000).startswith("begin")
+
+
+def test_html_that_is_odd() -> None:
+    text = (
+        'a<br/>b <IMG alt="x > y">c<SCRIPT>if (1 < 2) {}\n</script>d &lt;e&gt; 1 < 2\n'
+        "<p\nclass='q'>f&#10;g<!-- h\n--><i>j</i>k"
+    )
+    lines = documents.without_tags(text).split("\n")
+    assert [line.split() for line in lines] == [
+        ["a", "b", "c"],
+        ["d", "<e>", "1", "<", "2"],
+        [],
+        ["f", "g"],
+        ["jk"],
+    ]
+
+
+def test_headings_of_a_wiki(tokenizer: Tokenizer) -> None:
+    text = "== Bees ==\nBees sleep.\n\n== Soup ==\nSoup needs salt.\n"
+    found = cut(Document("a.txt", text, ""), tokenizer, 100)
+    assert [one.place for one in found] == ["a.txt:1-2", "a.txt:4-5"]
+
+
 @cache
 def counts_words() -> Tokenizer:
     return zoo.load("synthetic-decoder").tokenizer

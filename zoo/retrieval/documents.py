@@ -5,13 +5,13 @@ gives the line in the file.
 """
 
 import hashlib
+import html
 import os
 import re
 import stat
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 PLAIN = ("", ".txt", ".text", ".md", ".markdown", ".rst")  # a README may end in nothing
 MARKED_UP = (".html", ".htm", ".xhtml")
 LARGEST = 10_000_000  # bytes; above it stands a log or a data set, not something that one reads
-SILENT = ("script", "style", "template", "svg")  # nothing below these is shown as text
+MARKUP = re.compile(  # comments; what is not shown as text; tags, whose name is the second group
+    r"<!--.*?(?:-->|\Z)"
+    r"|<(script|style|template|svg)\b[^<>]*+>.*?(?:</\1\s*>|\Z)"
+    r"|</?([a-z][\w:-]*)(?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+')*+>"
+    r"|<[!?][^<>]*+>",
+    re.IGNORECASE | re.DOTALL,
+)
 INLINE = {"a", "abbr", "b", "code", "em", "i", "kbd", "mark", "q", "s", "small", "span", "strong"}
 INLINE |= {"sub", "sup", "u", "wbr", "font", "tt", "var", "samp", "cite", "dfn", "time", "label"}
 BREAK = "\u2029"  # a paragraph ends, on the same line of the file
-HEADING = re.compile(r"#{1,6}\s|=[= ]* [^\n]+ =+[^\S\n]*$", re.MULTILINE)  # Markdown's, a wiki's
+HEADING = re.compile(r"#{1,6}\s|=[^\n]{1,200}=[^\S\n]*$", re.MULTILINE)  # Markdown's, a wiki's
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)  # code: its # is no heading
 # what a unit ends with: an empty line, the line before a heading or an entry of a list, a sentence
 END = re.compile(
@@ -174,44 +180,18 @@ def _read(path: Path, name: str) -> Document:
 
 
 def without_tags(text: str) -> str:
-    """The text of HTML, each word on the line where it stands in the file."""
-    parser = _Text()
-    parser.feed(text)
-    parser.close()
-    return "".join(parser.pieces)
+    """What a browser shows of HTML, each word on the line where it stands in the file.
 
+    Not by `html.parser`: of what is no HTML, such as thousands of `<a`, its time grows with the
+    square of the length.
+    """
 
-class _Text(HTMLParser):
-    """Collects what a browser shows, in as many lines as the file has."""
+    def blank(found: re.Match[str]) -> str:
+        end = "" if (found[2] or "").lower() in INLINE else BREAK
+        return end + "\n" * found[0].count("\n")
 
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.pieces: list[str] = []
-        self.lines = 0  # line breaks so far
-        self.silent = 0  # how many elements are open whose text is not shown
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag in SILENT:
-            self.silent += 1
-        elif tag not in INLINE:
-            self.pieces.append(BREAK)
-
-    def handle_startendtag(self, tag: str, attrs: object) -> None:
-        if tag not in (*SILENT, *INLINE):
-            self.pieces.append(BREAK)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in SILENT:
-            self.silent = max(0, self.silent - 1)
-        elif tag not in INLINE:
-            self.pieces.append(BREAK)
-
-    def handle_data(self, data: str) -> None:
-        if self.silent:
-            return
-        missing = max(0, self.getpos()[0] - 1 - self.lines)  # in tags, comments and what is silent
-        self.pieces += ["\n" * missing, data]
-        self.lines += missing + data.count("\n")
+    lines = MARKUP.sub(blank, text).split("\n")
+    return "\n".join(html.unescape(line).replace("\n", " ") for line in lines)
 
 
 def cut(document: Document, tokenizer: "Tokenizer", length: int) -> list[Passage]:

@@ -157,6 +157,8 @@ class Library:
         """
         if type(k) is not int or k < 1:
             raise InputError(f"k must be a whole number from 1 on, got {k!r}")
+        if not self.passages:
+            return []
         scores, places = self.index.search(self.vectors([question]), min(k, len(self.passages)))
         return [
             Hit(self.passages[place], score)

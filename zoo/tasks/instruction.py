@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from abc import abstractmethod
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -267,17 +268,18 @@ class PackedBatches:
 def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
     """Places of the lengths, row by row, none of which sums up to more than `room`."""
     rows: list[list[int]] = []
-    open_rows: list[list[int]] = [[] for _ in range(room + 1)]  # by the room that is left
+    open_rows: list[tuple[int, int]] = []  # the room that is left in a row, and which; sorted
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
         length = lengths[place]
-        left = next((n for n in range(length, room + 1) if open_rows[n]), None)
-        if left is None:
+        tightest = bisect_left(open_rows, (length, 0))
+        if tightest == len(open_rows):
             rows.append([])
             left, row = room, len(rows) - 1
         else:
-            row = open_rows[left].pop()
+            left, row = open_rows.pop(tightest)
         rows[row].append(place)
-        open_rows[left - length].append(row)
+        if left > length:
+            insort(open_rows, (left - length, row))
     return rows
 
 

@@ -15,13 +15,21 @@ from torch import Tensor, nn
 from zoo.errors import DataNotFoundError, MissingExtraError
 from zoo.model import Model
 from zoo.registry import registry, resolve
-from zoo.tasks import BaseTask, LanguageModeling, Translation
+from zoo.tasks import (
+    BaseTask,
+    ImageClassification,
+    InstructionTuning,
+    LanguageModeling,
+    Translation,
+)
+from zoo.tasks.preferences import PreferenceTuning
 from zoo.testing.kit import Failed, NotApplicable, Subject
 from zoo.testing.static import require_spdx
 
 LENGTH, BATCH_TOKENS, LIMIT = 16, 64, 200
 CHARACTERS = 50_000  # of each split: a whole corpus would tell no more, and take minutes
 SENTENCE, PAIRS = 512, 2000  # characters of the longest; of each split
+CONVERSATION, CONVERSATIONS = 1 << 15, 200  # characters of the longest, as written; of each split
 SETTINGS = {"kind": "character"}
 TEXTS = ("", " ", "\n", "Füße, 漢字 and 🙂‍↔️", "\u202e\x00", "word " * 5000)
 
@@ -44,9 +52,13 @@ def classes(subject: Subject) -> None:
 
 
 def tokenizer(subject: Subject) -> None:
-    """Built twice it is the same; nothing that a person may type stops it."""
+    """Built twice it is the same; nothing that a person may type stops it. Pictures have none."""
     with data_at_hand():
         one, other = (task_of(subject).build_tokenizer(SETTINGS) for _ in range(2))
+    if isinstance(task_of(subject), ImageClassification):
+        if one is not None:
+            raise Failed("build_tokenizer of a task of pictures must give None")
+        return
     if one.to_str() != other.to_str():
         raise Failed("build_tokenizer gives another tokenizer the second time")
     size = one.get_vocab_size()
@@ -57,6 +69,8 @@ def tokenizer(subject: Subject) -> None:
 
 def batches(subject: Subject) -> None:
     """What lets a killed run go on exactly."""
+    if isinstance(task_of(subject), PreferenceTuning):
+        raise NotApplicable("preferences are learned by a trained model, and the kit has none")
 
     def made(seed: int) -> Any:
         task = task_of(subject)
@@ -142,6 +156,17 @@ class PredictorConfig:
     max_seq_len: int = LENGTH
 
 
+@dataclass(frozen=True)
+class PictureConfig:
+    """What a task of pictures asks a config for."""
+
+    max_seq_len: int = LENGTH
+    image_size: int = 16
+    n_channels: int = 3
+    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
 class Uniform(nn.Module):
     """Gives every token the same chance."""
 
@@ -187,11 +212,18 @@ def task_of(subject: Subject) -> Any:
             return sources[:PAIRS], targets[:PAIRS]
 
         task.pairs = first  # type: ignore[method-assign]
+    if isinstance(task, ImageClassification):
+        task.model_config = PictureConfig()
+    if isinstance(task, InstructionTuning):
+        told = task.conversations
+        task.conversations = lambda split: told(split)[:CONVERSATIONS]  # type: ignore[method-assign]
     return task
 
 
 def length_of(task: Any) -> int:
-    """How many characters the kit's rows have: pairs are left out where they do not fit."""
+    """How many characters the kit's rows have: what does not fit is left out."""
+    if isinstance(task, InstructionTuning):
+        return CONVERSATION
     return SENTENCE if isinstance(task, Translation) else LENGTH
 
 
