@@ -112,6 +112,17 @@ def test_what_is_in_the_splits() -> None:
     assert text.startswith("= Museum =\n") and text.count("<|endoftext|>") == len(parts["train"])
 
 
+@pytest.mark.usefixtures("_tiny")
+def test_text_in_pieces_has_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = data.InstructText()
+    tokenizer = task.build_tokenizer({"kind": "byte-pair", "vocab_size": 300})
+    whole = torch.tensor(tokenizer.encode(task.start + task.text("train")).ids)
+    for lines in (1, 7, 100_000):
+        monkeypatch.setattr(data, "LINES", lines)
+        made = task.batches(tokenizer, length=16, batch_tokens=64, seed=1)
+        assert torch.equal(made.ids, whole)
+
+
 @pytest.mark.parametrize(
     ("instruction", "closed"),
     [

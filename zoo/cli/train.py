@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "--data",
     metavar="FILE",
     multiple=True,
-    help="Labelled texts, or sentence pairs, instead of the recipe's task.",
+    help="Labelled texts, sentence pairs or conversations, instead of the recipe's task.",
 )
 @click.option(
     "--test-data", metavar="FILE", multiple=True, help="To measure on; a part of --data if none."
@@ -158,7 +158,7 @@ def _what_is_left(out: Path, again: list[str]) -> str:
     "--data",
     metavar="FILE",
     multiple=True,
-    help="Labelled texts, or sentence pairs, instead of a task.",
+    help="Labelled texts, sentence pairs or conversations, instead of a task.",
 )
 @click.option("--text-column", metavar="NAME", help="Of labelled texts.")
 @click.option("--label-column", metavar="NAME", help="Of labelled texts.")
