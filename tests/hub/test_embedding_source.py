@@ -37,8 +37,11 @@ import torch
 import zoo_synthetic.task
 from zoo.training import train
 torch.set_num_threads(1)
-with patch.object(zoo_synthetic.task, "LINES", {"train": 40, "validation": 4, "test": 6}):
+few = {"train": 40, "validation": 4, "test": 6}
+zoo_synthetic.task.generate.cache_clear()
+with patch.object(zoo_synthetic.task, "LINES", few):
     model = train(recipe, out=out)
+zoo_synthetic.task.generate.cache_clear()
 text = model("count 1", max_new_tokens=4)
 result = model.card.training["embeddings"]
 """

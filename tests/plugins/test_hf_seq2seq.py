@@ -210,6 +210,14 @@ def test_it_writes_what_transformers_writes(kind: str, tmp_path: Path) -> None:
     assert "".join(model(TEXTS[0], max_new_tokens=10, stream=True)) == greedy
 
 
+def test_something_must_begin_a_target(tmp_path: Path) -> None:
+    saved(tmp_path, "bart")
+    change_config(tmp_path, decoder_start_token_id=None)
+    (tmp_path / "generation_config.json").unlink()
+    with pytest.raises(ConfigError, match="nothing begins a target"):
+        zoo.load(tmp_path)
+
+
 def test_the_first_token_is_read_where_newer_checkpoints_say_it(tmp_path: Path) -> None:
     theirs = saved_lively(tmp_path, "bart")
     theirs.generation_config.forced_bos_token_id = WORDS.index("k")
@@ -354,7 +362,6 @@ def test_positions_end_or_go_on(tmp_path: Path) -> None:
         ({"architectures": ["BartForCausalLM"]}, "BartForCausalLM is not read; read are BartFor"),
         ({"architectures": ["BartForSequenceClassification"]}, "SequenceClassification is not"),
         ({"quantization_config": {"quant_method": "x"}}, "quantized"),
-        ({"decoder_start_token_id": None}, "nothing begins a target"),
         ({"eos_token_id": [2, 3]}, r"end_id must be a token, 0 to 29, got \[2, 3\]"),
         ({"eos_token_id": PAD}, "an end is no padding"),
         ({"pad_token_id": 99}, "pad_id must be a token, 0 to 29, got 99"),

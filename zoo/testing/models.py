@@ -26,6 +26,8 @@ def words(subject: Subject) -> None:
     else:
         require_spdx(found.license)
     for field in ("summary", "example"):
+        if field == "example" and found.pipeline == "image-classification":
+            continue  # a picture is no text that a card could hold
         if not getattr(found, field):
             raise Failed(f"txzoo.{field} is missing; listings and the gallery show it")
     known.architectures.get(found.architecture)
