@@ -6,8 +6,8 @@ done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# tests wait for servers, browsers and other processes half of their time: two for each core, four at most
-WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))')
+# tests wait for servers and browsers too: one process more than there are cores, four at most
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 MODELS := $(patsubst %/model.safetensors,%,$(wildcard plugins/*/models/*/model.safetensors))
 
 .PHONY: demo test lint docs train-all clean

@@ -45,7 +45,6 @@ def txzoo_architectures() -> Iterable[Architecture]:
                 {"transformers": {"model_type": "opt", **TINY, **OPT}},
                 {"transformers": {"model_type": "gpt_neox", **TINY, "intermediate_size": 20}},
                 {"transformers": {"model_type": "qwen2", **TINY, **LLAMA}},
-                {"transformers": {"model_type": "mistral", **TINY, **LLAMA}},
             ),
         )
     ]

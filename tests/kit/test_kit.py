@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -88,6 +89,17 @@ def a_part_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def black_pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """CIFAR-10's names and labels, with nothing decoded."""
+    from zoo_cifar import task
+
+    monkeypatch.setattr(task, "_pixels", lambda image: np.zeros((32, 32, 3), dtype=np.uint8))
+    task.read.cache_clear()
+    yield
+    task.read.cache_clear()
+
+
+@pytest.fixture
 def a_part_of_the_instructions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Without T0's 37,000 prompts and the film reviews."""
     from zoo_instruct import task
@@ -109,6 +121,8 @@ def test_every_plugin_of_ours_passes_the_full_level(
         request.getfixturevalue("a_part_of_the_reviews")
     if name.endswith("zoo_translation"):
         request.getfixturevalue("a_part_of_the_pairs")
+    if name.endswith("zoo_cifar"):
+        request.getfixturevalue("black_pictures")
     if name.endswith("zoo_instruct"):
         request.getfixturevalue("a_part_of_the_instructions")
     report = check_plugin(name)
