@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,14 +16,12 @@ from zoo import Card
 from zoo.chat import Chat
 from zoo.conversation import read, read_conversation
 from zoo.errors import InputError
-from zoo.generation import Kept
 from zoo_gallery.markup import heading, paragraph
 from zoo_gallery.snippets import reference
 from zoo_gallery.state import COMPUTE, Gallery
 from zoo_gallery.views import check_length, telling
 
 TOKENS = 80  # of an answer, at first
-HOUR = 3600  # seconds that a conversation is remembered after its last word
 # what is scrolled can be reached with the keyboard
 REACHED = "() => document.querySelector('[role=log]')?.setAttribute('tabindex', '0')"
 FETCHED = "() => document.getElementById('zoo-conversation').click()"
@@ -35,14 +34,12 @@ class Session:
 
     Attributes:
         messages: what was said, without the system message.
-        name: of the model that read it last.
-        kept: the keys and values of what that model has read.
+        key: what its readings are found by; Gradio copies the first session, which has none.
         retries: how often the last message was answered again.
     """
 
     messages: Shown = field(default_factory=list)
-    name: str = ""
-    kept: Kept = field(default_factory=Kept)
+    key: str = ""
     retries: int = 0
 
     def chat(self, gallery: Gallery, name: str, system: str, options: Mapping[str, Any]) -> Chat:
@@ -53,9 +50,8 @@ class Session:
         """
         check_length(system, gallery.limits.prompt_characters)
         chat = Chat(gallery.models.get(name), system=system.strip(), **options)
-        if name != self.name:  # another model has other keys and values
-            self.name, self.kept = name, Kept()
-        chat.kept, chat.retries = self.kept, self.retries
+        self.key = self.key or uuid.uuid4().hex
+        chat.kept, chat.retries = gallery.readings.of(self.key, name), self.retries
         chat.messages = [*chat.messages, *self.messages]
         return chat
 
@@ -87,7 +83,7 @@ def page(gallery: Gallery) -> None:
     names = [reference(card) for card in (*tuned, *others)]
     said = (
         "What a model answers is what is likely, not what is true, and small ones know little. "
-        "Nothing that is said here is kept longer than an hour after the last word."
+        "Nothing that is said here is written down; it is gone when the page is loaded again."
     )
     if not tuned:
         said = (
@@ -98,7 +94,7 @@ def page(gallery: Gallery) -> None:
     if not names:
         return
     limits = gallery.limits
-    session = gr.State(Session(), time_to_live=HOUR)
+    session = gr.State(Session())
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
             shown = gr.Chatbot(

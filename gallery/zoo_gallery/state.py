@@ -8,6 +8,7 @@ from pathlib import Path
 
 import zoo
 from zoo import Card, Model
+from zoo.generation import Kept
 from zoo.registry import Registry, registry
 
 COMPUTE = "compute"  # the one queue that every forward pass waits in
@@ -23,6 +24,7 @@ class Limits:
         attention_tokens: longest text whose attention is drawn.
         waiting: requests that may wait for their turn; more are told that the page is busy.
         models: how many are held in memory.
+        conversations: of how many the keys and values are.
         train_steps: most optimiser steps of a training.
         train_parameters: largest model that may be trained.
         train_seconds: longest training.
@@ -33,6 +35,7 @@ class Limits:
     attention_tokens: int = 48
     waiting: int = 32
     models: int = 4
+    conversations: int = 16
     train_steps: int = 500
     train_parameters: int = 1_000_000
     train_seconds: int = 600
@@ -83,6 +86,28 @@ class ModelStore:
             return name in self._models
 
 
+class Readings:
+    """What models have read of the latest conversations, their keys and values.
+
+    Args:
+        size: how many are held; of another one everything is read again.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._kept: OrderedDict[tuple[str, str], Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, conversation: str, model: str) -> Kept:
+        """That of a conversation with a model; an empty one if it is not held."""
+        with self._lock:
+            kept = self._kept.pop((conversation, model), None) or Kept()
+            self._kept[conversation, model] = kept
+            while len(self._kept) > self.size:
+                self._kept.popitem(last=False)
+            return kept
+
+
 @dataclass
 class Gallery:
     """One running gallery.
@@ -91,14 +116,17 @@ class Gallery:
         limits: its bounds.
         registry: what is installed.
         models: those in memory.
+        readings: of conversations.
     """
 
     limits: Limits = field(default_factory=Limits)
     registry: Registry = field(default_factory=registry)
     models: ModelStore = field(init=False)
+    readings: Readings = field(init=False)
 
     def __post_init__(self) -> None:
         self.models = ModelStore(self.limits.models)
+        self.readings = Readings(self.limits.conversations)
 
     @property
     def cards(self) -> list[Card]:

@@ -42,19 +42,25 @@ def test_it_goes_on_as_a_chat_does(gallery: Gallery) -> None:
         assert len(shown) > 4  # streamed
         for earlier, later in zip(shown, shown[1:], strict=False):
             assert later[-1]["content"].startswith(earlier[-1]["content"])
-    assert session.kept.read == chat.read  # nothing was read twice
+    assert gallery.readings.of(session.key, NAME).read == chat.read  # nothing was read twice
 
 
 def test_another_model_reads_from_the_beginning(gallery: Gallery) -> None:
     session = Session()
     say(gallery, session, "Who was it ?")
-    kept = session.kept
     other = ("rope-lm", *GIVEN[1:])
     say(gallery, session, "And when ?", *other)
-    assert session.kept is not kept
+    assert gallery.readings.of(session.key, NAME) is not gallery.readings.of(session.key, "rope-lm")
     chat = Chat(zoo.load("rope-lm"), system="Be brief.", **OPTIONS)
     chat.messages += session.messages[:2]
     assert session.messages[-1]["content"] == chat.say("And when ?")
+
+
+def test_only_the_latest_readings_are_held() -> None:
+    small = Gallery(limits=Limits(conversations=2))
+    first, second, third = (small.readings.of(key, NAME) for key in "abc")
+    assert small.readings.of("c", NAME) is third and small.readings.of("b", NAME) is second
+    assert small.readings.of("a", NAME) is not first
 
 
 def test_what_is_stopped_stays_as_far_as_it_came(gallery: Gallery) -> None:

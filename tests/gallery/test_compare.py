@@ -184,7 +184,8 @@ FAR = ["alibi-lm", "speech-alibi"]  # any number of tokens, and each its own wor
 def ask(page: Page, app: "App", names: list[str], tokens: int) -> list[Locator]:
     """Open the page and have some models write; returns their columns."""
     page.goto(f"{app.url}/compare")
-    page.wait_for_load_state("networkidle")  # a page that is being built takes choices back
+    # a page that is being built takes choices back; it has its title once all of it stands
+    expect(page).to_have_title("Compare · txzoo gallery")
     for box in page.get_by_role("checkbox").all():
         box.set_checked(box.locator("..").inner_text().strip() in names)
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(len(names))
@@ -214,7 +215,8 @@ def test_the_page_streams_side_by_side(app: "App", page: Page) -> None:
 
 @pytest.mark.browser
 def test_stop_stops_all_columns(app: "App", page: Page) -> None:
-    columns = ask(page, app, FAR, 200)
+    names = [*FAR, "relative-lm", "rope-lm"]  # four take long enough to be stopped
+    columns = ask(page, app, names, 200)
     expect(columns[0]).not_to_have_value("")
     with page.expect_response(lambda answer: answer.url.endswith("/cancel")):
         page.get_by_role("button", name="Stop").click()
@@ -225,7 +227,7 @@ def test_stop_stops_all_columns(app: "App", page: Page) -> None:
     assert [column.input_value() for column in columns] == texts  # they stand still meanwhile
     page.get_by_label("New tokens").first.fill("5")
     page.get_by_role("button", name="Compare", exact=True).click()
-    for name in FAR:
+    for name in names:
         done = page.get_by_role("textbox", name=re.compile(rf"^{name} · 5 tokens"))
         expect(done).not_to_have_value("")
 
