@@ -88,10 +88,15 @@ def seen(model: "Model", picture: "Picture") -> "Tensor":
     """
     if not hasattr(model.config, "image_size"):
         raise InputError(f"{model.name} reads no pictures")
-    through, grid = rollout(attention_maps(model, picture)), model.config.grid
-    patches = through[:, -grid * grid :]  # (T, N)
-    drawn = patches[0] if len(through) > grid * grid else patches.mean(0)  # (N,)
-    return (drawn / drawn.sum()).view(grid, grid)
+    drawn = _of_patches(rollout(attention_maps(model, picture)), model.config.grid)
+    return drawn / drawn.sum()
+
+
+def _of_patches(weights: "Tensor", grid: int) -> "Tensor":
+    """What the class token draws from each patch, else what patches do on average; (G, G)."""
+    patches = weights[:, -grid * grid :]  # (T, N)
+    drawn = patches[0] if len(weights) > grid * grid else patches.mean(0)  # (N,)
+    return drawn.view(grid, grid)
 
 
 @dataclass(frozen=True)
@@ -199,13 +204,10 @@ def draw_seen(model: "Model", picture: "Picture", out: Path, *, title: str = "")
     """
     new_figure = _figure(out)
     whole = seen(model, picture)
-    maps, grid = attention_maps(model, picture), model.config.grid
     image = squared(open_picture(picture), model.config.image_size)
     panels = {"picture": None, "roll-out": whole}
-    for number, layer in enumerate(maps, start=1):
-        patches = layer.mean(0)[:, -grid * grid :]
-        drawn = patches[0] if len(patches) > grid * grid else patches.mean(0)
-        panels[f"layer {number}"] = drawn.view(grid, grid)
+    for number, layer in enumerate(attention_maps(model, picture), start=1):
+        panels[f"layer {number}"] = _of_patches(layer.mean(0), model.config.grid)
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
     figure = new_figure(figsize=(2.2 * columns, 2.4 * rows + 0.5), layout="constrained")

@@ -1,7 +1,6 @@
 """A conversation with a decoder: what `txzoo chat` and the gallery's page hold."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.conversation import (
     Template,
     answer_end,
+    as_json,
     check,
     prompt,
     read_conversation,
@@ -150,9 +150,9 @@ class Chat:
     def save(self, path: str | Path) -> Path:
         """Write the conversation as JSON, with the model's name and the settings."""
         path = Path(path)
-        values = {"model": self.model.name, "options": self.options, "messages": self.messages}
+        text = as_json(self.messages, model=self.model.name, options=self.options)
         beside = path.with_name(f"{path.name}.partial")
-        beside.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        beside.write_text(text, "utf-8")
         os.replace(beside, path)
         return path
 
@@ -164,9 +164,6 @@ class Chat:
             InputError: it holds no conversation, or one that does not end with an answer.
         """
         messages = read_conversation(Path(path))
-        said = [message["role"] for message in messages if message["role"] != "system"]
-        if said != ["user", "assistant"] * (len(said) // 2):
-            raise InputError(f"{path}: user and assistant must take turns, and the answer be last")
         if messages and messages[0]["role"] == "system":
             self._check_system(messages[0]["content"])
         self.messages, self.left_out = messages, 0

@@ -33,6 +33,7 @@ ROLES = ("system", "user", "assistant")
 TEMPLATE = "chat_template.jinja"  # beside a tokenizer; goes before the key in the file below
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"  # where older folders say them
+FILES = (TEMPLATE, TOKENIZER_CONFIG, SPECIAL_TOKENS)
 MOST_RENDERED = 1 << 22  # characters of a rendered conversation
 WORD = "word"  # stands for what somebody says
 
@@ -266,7 +267,7 @@ def answer_end(template: Template, tokenizer: "Tokenizer") -> tuple[int | None, 
 
 def template_of(model: "Model") -> Template | None:
     """A model's own template: of its folder, or of its base's where it is an adapter; else None."""
-    found = (read(card.folder) for card in model.cards)
+    found = (read(folder) for folder in _folders(model))
     return next((template for template in found if template is not None), None)
 
 
@@ -275,8 +276,21 @@ def tokens_of(model: "Model") -> dict[str, str]:
 
     Its folder names them; a model of this zoo ends a text with `<|endoftext|>`.
     """
-    found = next(filter(None, (read_tokens(card.folder) for card in model.cards)), {})
+    found = next(filter(None, (read_tokens(folder) for folder in _folders(model))), {})
     return {"eos_token": END_OF_TEXT, **found}
+
+
+def _folders(model: "Model") -> list[Path]:
+    """Where a model's template may lie: its folder, and its base's where it is an adapter.
+
+    Where a card vouches for its files, a file that it does not name is nobody's.
+    """
+    return [
+        card.folder
+        for card in model.cards
+        if not card.files
+        or all(name in card.files for name in FILES if (card.folder / name).exists())
+    ]
 
 
 def read(folder: Path) -> Template | None:
@@ -333,12 +347,18 @@ def write(folder: Path, template: Template) -> Path:
     return path
 
 
+def as_json(messages: Messages, **beside: Any) -> str:
+    """A conversation as `read_conversation` reads it, with what else is to be kept of it."""
+    values = {**beside, "messages": list(messages)}
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
 def read_conversation(path: Path) -> list[dict[str, str]]:
     """A conversation that was saved as JSON.
 
     Raises:
         FolderError: it is not there or does not parse.
-        InputError: it is no conversation.
+        InputError: it is no conversation, or does not end with an answer.
     """
     if not path.is_file():
         raise FolderError(f"There is no file {path}")
@@ -348,6 +368,9 @@ def read_conversation(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path} holds no conversation: a list under 'messages'")
     if messages:
         check(messages)
+    said = [one["role"] for one in messages if one["role"] != "system"]
+    if said != ["user", "assistant"] * (len(said) // 2):
+        raise InputError(f"{path}: user and assistant must take turns, and the answer be last")
     return [{"role": one["role"], "content": one["content"]} for one in messages]
 
 

@@ -42,6 +42,26 @@ NOT_READ = (
     "use_kernels",
     "use_return_dict",
 )
+DECODING = (  # how `transformers` is to decode, which older checkpoints say in config.json
+    "bad_words_ids",
+    "do_sample",
+    "early_stopping",
+    "forced_eos_token_id",
+    "id2label",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "num_labels",
+    "prefix",
+    "task_specific_params",
+    "temperature",
+    "top_k",
+    "top_p",
+    "use_cache",
+)
 MOST_SIZE = 1 << 20  # of any number in a configuration: its tables fit into memory
 MOST_COUNT = 1 << 12  # of layers, heads, labels
 JOINED = re.compile(r"(?<=\.)(qkv|kv)(?=\.|_proj\.)")  # in a name: q, k and v in one, or k and v
@@ -164,6 +184,18 @@ def class_of(table: str, kind: str) -> Any:
     from transformers.models.auto import modeling_auto
 
     return getattr(package, getattr(modeling_auto, table)[kind])
+
+
+def is_body(config: Mapping[str, Any], made: type, body: type) -> bool:
+    """Whether a checkpoint is of a model's body alone, without the head that writes.
+
+    Raises:
+        ConfigError: its `architectures` names another class than these two.
+    """
+    kind = str((config.get("architectures") or [made.__name__])[0])
+    if kind not in (made.__name__, body.__name__):
+        raise ConfigError(f"{kind} is not read; read are {made.__name__} and {body.__name__}")
+    return kind == body.__name__
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from zoo.errors import DataNotFoundError, MissingExtraError
 
 # pipelines that make a text of another one: pairs of texts are learned from and measured on
 PAIRED = ("translation", "summarization", "text2text-generation")
+PICTURED = ("image-classification",)  # pipelines that read pictures
 
 
 def local_file(relative: str) -> Path | None:

@@ -55,8 +55,7 @@ def open_picture(picture: "Picture") -> "Image.Image":
         raise InputError(f"{what} has no pixels: {width} x {height}")
     if width * height > MOST_PIXELS:
         raise InputError(
-            f"{what} has {width} x {height} pixels, at most {MOST_PIXELS:,} are read: "
-            "make it smaller"
+            f"{what} has {width} x {height} pixels, more than {MOST_PIXELS:,}: make it smaller"
         )
     try:
         with warnings.catch_warnings():
@@ -93,15 +92,16 @@ def _opened(picture: Any, what: str) -> "Image.Image":
         )
     if not data:
         raise InputError(f"{what} is empty: 0 bytes")
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked by the caller
     try:
-        return Image.open(io.BytesIO(data))
+        with warnings.catch_warnings():  # of many pixels: they are counted by the caller
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{what} has more than {MOST_PIXELS:,} pixels: {error}") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{what} is none that Pillow can read, such as JPEG or PNG") from error
     except Exception as error:
         raise InputError(f"{what} cannot be read: {error}") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _of_array(array: npt.NDArray[Any]) -> "Image.Image":

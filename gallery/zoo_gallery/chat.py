@@ -1,7 +1,5 @@
 """The page that talks: a conversation with a decoder, which is remembered, trimmed and saved."""
 
-import json
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -14,7 +12,7 @@ import gradio as gr
 
 from zoo import Card
 from zoo.chat import Chat
-from zoo.conversation import read, read_conversation
+from zoo.conversation import as_json, check, read, read_conversation
 from zoo.errors import InputError
 from zoo_gallery.markup import heading, paragraph
 from zoo_gallery.snippets import reference
@@ -24,7 +22,14 @@ from zoo_gallery.views import check_length, telling
 TOKENS = 80  # of an answer, at first
 # what is scrolled can be reached with the keyboard
 REACHED = "() => document.querySelector('[role=log]')?.setAttribute('tabindex', '0')"
-FETCHED = "() => document.getElementById('zoo-conversation').click()"
+# a file made in the browser: nothing is written where the gallery runs
+FETCHED = """(text) => {
+    const link = document.createElement('a');
+    link.href = URL.createObjectURL(new Blob([text], { type: 'application/json' }));
+    link.download = 'conversation.json';
+    link.click();
+    URL.revokeObjectURL(link.href);
+}"""
 Shown = list[dict[str, str]]  # messages as gr.Chatbot takes them
 
 
@@ -83,7 +88,7 @@ def page(gallery: Gallery) -> None:
     names = [reference(card) for card in (*tuned, *others)]
     said = (
         "What a model answers is what is likely, not what is true, and small ones know little. "
-        "Nothing that is said here is written down; it is gone when the page is loaded again."
+        "A conversation stays in memory, and is gone when the page is loaded again."
     )
     if not tuned:
         said = (
@@ -124,7 +129,7 @@ def page(gallery: Gallery) -> None:
             with gr.Row():
                 save = gr.Button("Save", min_width=80)
                 load = gr.UploadButton("Load", file_types=[".json"], min_width=80)
-            file = gr.DownloadButton("File", visible="hidden", elem_id="zoo-conversation")
+            file = gr.Textbox(label="File", visible="hidden")
     given = [session, name, system, temperature, top_p, tokens, seed]
 
     def say(text: str, session: Session, *values: Any) -> Iterator[tuple[Shown, str]]:
@@ -175,7 +180,7 @@ def page(gallery: Gallery) -> None:
     gr.on([clear.click, shown.clear], forget, session, shown, api_visibility="private")
     shown.change(None, None, None, js=REACHED, api_visibility="private")
     made = save.click(saved, [session, name, system], file, api_visibility="private")
-    made.success(None, None, None, js=FETCHED, api_visibility="private")
+    made.success(None, file, None, js=FETCHED, api_visibility="private")
     load.upload(take_up, [load, session], [shown, system], api_visibility="private")
     gr.api(answerer(gallery, names[0]), api_name="chat", concurrency_id=COMPUTE)
 
@@ -194,28 +199,21 @@ def settings(
 
 
 def saved(session: Session, name: str, system: str) -> str:
-    """A file of the conversation, as `txzoo chat` writes and reads it."""
+    """The conversation as `txzoo chat` writes and reads it."""
     first = [{"role": "system", "content": system.strip()}] if system.strip() else []
-    values = {"model": name, "messages": [*first, *session.messages]}
-    path = Path(tempfile.mkdtemp(), "conversation.json")
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return str(path)
+    return as_json([*first, *session.messages], model=name)
 
 
 def opened(file: str, session: Session) -> str:
     """Go on with a conversation that was saved; returns its system message.
 
     Raises:
-        ZooError: it is none, or does not end with an answer.
+        ZooError: as of `zoo.conversation.read_conversation`.
     """
     messages = read_conversation(Path(file))
-    system = messages[:1] if messages and messages[0]["role"] == "system" else []
-    turns = messages[len(system) :]
-    roles = [one["role"] for one in turns]
-    if roles != ["user", "assistant"] * (len(roles) // 2):
-        raise InputError("The file holds no conversation that ends with an answer")
-    session.messages = turns
-    return system[0]["content"] if system else ""
+    system = [one["content"] for one in messages if one["role"] == "system"]
+    session.messages = messages[len(system) :]
+    return "".join(system)
 
 
 def answerer(gallery: Gallery, usual: str) -> Any:
@@ -235,7 +233,9 @@ def answerer(gallery: Gallery, usual: str) -> Any:
         with telling():
             check_length(message, gallery.limits.prompt_characters)
             most = min(int(max_new_tokens), gallery.limits.new_tokens)
-            session = Session([dict(one) for one in history])
+            if history:
+                check(history)
+            session = Session(history)
             given = settings(model, system, temperature, top_p, most, seed)
             return session.chat(gallery, *given).say(message)
 

@@ -59,28 +59,16 @@ class AlibiEncoder(Encoder):
 
     def __init__(self, config: AlibiEncoderConfig) -> None:
         super().__init__(config)
-        self.max_len = None  # type: ignore[assignment]
-        self.position_embedding = None  # type: ignore[assignment]
+        self.max_len, self.position_embedding = None, None  # any length is read
         self.slopes: Tensor
         self.register_buffer("slopes", slopes(config.n_heads), persistent=False)
 
-    def hidden(
-        self, ids: Tensor, real: Tensor | None = None, segments: Tensor | None = None
-    ) -> Tensor:
-        """The vector of each token (B, T, D), as in `Encoder.hidden`, of a text of any length."""
-        T = ids.shape[1]
-        real = ids != self.config.pad_id if real is None else real
-        segments = torch.zeros_like(ids) if segments is None else segments
-        x = self.token_embedding(ids) + self.segment_embedding(segments)  # (B, T, D)
-        pre = self.config.norm == "pre"
-        x = self.dropout(x if pre else self.norm(x))
-        place = torch.arange(T, device=ids.device)
+    def mask(self, real: Tensor) -> Tensor:
+        """-slope * distance, and -inf for padding: (B, H, T, S)."""
+        place = torch.arange(real.shape[1], device=real.device)
         distance = (place[:, None] - place[None, :]).abs()  # (T, S)
         bias = -self.slopes[:, None, None] * distance  # (H, T, S)
-        bias = bias.masked_fill(~real[:, None, None, :], -math.inf)  # (B, H, T, S)
-        for block in self.blocks:
-            x = block(x, bias)
-        return self.norm(x) if pre else x  # type: ignore[no-any-return]
+        return bias.masked_fill(~real[:, None, None, :], -math.inf)
 
     @classmethod
     def from_transformers(

@@ -156,10 +156,10 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.max_len = config.max_seq_len
+        self.max_len: int | None = config.max_seq_len
         D = config.d_model
         self.token_embedding = nn.Embedding(config.vocab_size, D)
-        self.position_embedding = nn.Embedding(config.max_seq_len, D)
+        self.position_embedding: nn.Embedding | None = nn.Embedding(config.max_seq_len, D)
         self.segment_embedding = nn.Embedding(config.n_segments, D)
         self.norm = LayerNorm(D, config.norm_eps)  # after the embeddings, or (pre) after the blocks
         self.dropout = nn.Dropout(config.dropout)
@@ -199,20 +199,25 @@ class Encoder(nn.Module):
             ContextLengthError: more tokens than there are positions.
         """
         T = ids.shape[1]
-        if T > self.max_len:
+        if self.max_len is not None and T > self.max_len:
             raise ContextLengthError(
                 f"The text has {T} tokens, this model has {self.max_len} positions: cut it"
             )
         real = ids != self.config.pad_id if real is None else real
         segments = torch.zeros_like(ids) if segments is None else segments
-        x = self.token_embedding(ids) + self.segment_embedding(segments)
-        x = x + self.position_embedding.weight[:T]  # (B, T, D)
+        x = self.token_embedding(ids) + self.segment_embedding(segments)  # (B, T, D)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding.weight[:T]
         pre = self.config.norm == "pre"
         x = self.dropout(x if pre else self.norm(x))
-        mask = real[:, None, None, :]  # (B, 1, 1, T): nobody looks at padding
+        mask = self.mask(real)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x) if pre else x  # type: ignore[no-any-return]
+
+    def mask(self, real: Tensor) -> Tensor:
+        """What `zoo.nn.attend` takes as mask, (B, 1, 1, T): nobody looks at padding."""
+        return real[:, None, None, :]
 
     def forward(
         self,

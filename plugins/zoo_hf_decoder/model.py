@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from zoo import Config
 from zoo.convert import (
+    DECODING,
     NOT_READ,
     adopt,
     attention,
@@ -33,6 +34,7 @@ from zoo.convert import (
     check_checkpoint,
     check_sizes,
     class_of,
+    is_body,
     library,
     load_theirs,
     untangle,
@@ -47,21 +49,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 OWN = ("vocab_size", "eos_token_id", "tie_word_embeddings", "architectures", "is_decoder")
-GENERATION = (  # how `transformers` is to decode, which older checkpoints say in config.json
-    "do_sample",
-    "forced_eos_token_id",
-    "id2label",
-    "label2id",
-    "max_length",
-    "num_beams",
-    "num_labels",
-    "prefix",
-    "task_specific_params",
-    "temperature",
-    "top_k",
-    "top_p",
-    "use_cache",
-)
 WRITERS, BODIES = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_MAPPING_NAMES"
 BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")  # ends of names
 OLD_NAMES = {"gpt_neox": ("embed_out.", "lm_head.")}  # in files, and in today's classes
@@ -167,7 +154,7 @@ class HfDecoderConfig(Config):
 
 def not_read(key: str) -> bool:
     """Whether a key of a checkpoint's `config.json` is none of our table."""
-    return key in OWN or key in GENERATION or key in NOT_READ or key.startswith("_")
+    return key in OWN or key in DECODING or key in NOT_READ or key.startswith("_")
 
 
 def window_of(theirs: Any) -> int | None:
@@ -279,11 +266,8 @@ class HfDecoder(nn.Module):
         """
         check_checkpoint(config)
         made, body = (class_of(table, config["model_type"]) for table in (WRITERS, BODIES))
-        kind = str((config.get("architectures") or [made.__name__])[0])
-        if kind not in (made.__name__, body.__name__):
-            raise ConfigError(f"{kind} is not read; read are {made.__name__} and {body.__name__}")
         found = {name: t for name, t in tensors.items() if not name.endswith(BUFFERS)}
-        if kind == body.__name__:
+        if is_body(config, made, body):
             prefix = f"{made.base_model_prefix}."
             found = {prefix + name.removeprefix(prefix): t for name, t in found.items()}
         elif config["model_type"] == "opt":  # older checkpoints leave out a part of the name

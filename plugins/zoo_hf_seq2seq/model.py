@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from zoo import Config
 from zoo.convert import (
+    DECODING,
     MOST_COUNT,
     NOT_READ,
     adopt,
@@ -37,6 +38,7 @@ from zoo.convert import (
     check_checkpoint,
     check_sizes,
     class_of,
+    is_body,
     library,
     load_theirs,
     untangle,
@@ -53,22 +55,6 @@ IDS = {  # our words to those of transformers
     "first_id": "forced_bos_token_id",
 }
 OWN = ("vocab_size", *IDS.values(), "architectures", "is_decoder", "is_encoder_decoder", "prefix")
-GENERATION = (  # how `transformers` is to decode, which older checkpoints say in config.json
-    "bad_words_ids",
-    "do_sample",
-    "early_stopping",
-    "forced_eos_token_id",
-    "id2label",
-    "label2id",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "no_repeat_ngram_size",
-    "num_beams",
-    "num_labels",
-    "task_specific_params",
-    "use_cache",
-)
 SIZES = {  # our words to those of transformers, of T5 and its relatives and of all others
     "n_layers": ("num_decoder_layers", "decoder_layers"),
     "n_heads": ("num_heads", "decoder_attention_heads"),
@@ -205,7 +191,7 @@ class HfSeq2SeqConfig(Config):
 
 def not_read(key: str) -> bool:
     """Whether a key of a checkpoint's `config.json` is none of our table."""
-    return key in OWN or key in GENERATION or key in NOT_READ or key.startswith("_")
+    return key in OWN or key in DECODING or key in NOT_READ or key.startswith("_")
 
 
 class Table(nn.Module):
@@ -384,12 +370,9 @@ class HfSeq2Seq(EncoderDecoder):
         config = {key: value for key, value in config.items() if key != "generation"} | told
         check_checkpoint(config)
         made, body = (class_of(table, config["model_type"]) for table in (WRITERS, BODIES))
-        kind = str((config.get("architectures") or [made.__name__])[0])
-        if kind not in (made.__name__, body.__name__):
-            raise ConfigError(f"{kind} is not read; read are {made.__name__} and {body.__name__}")
         found = {name: t for name, t in tensors.items() if not name.endswith(UNREAD)}
         prefix = f"{made.base_model_prefix}."
-        if kind == body.__name__ and made.base_model_prefix == "model":
+        if is_body(config, made, body) and made.base_model_prefix == "model":
             found = {prefix + name.removeprefix(prefix): t for name, t in found.items()}
         shared = "model.shared.weight" if made.base_model_prefix == "model" else "shared.weight"
         head = found.get(f"{HEAD}.weight")

@@ -135,13 +135,14 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
         open_picture(3)  # type: ignore[arg-type]
 
 
-def test_a_bomb_is_refused_before_it_is_decoded() -> None:
-    """900 million pixels in a file of a few kilobytes."""
-    data = written(Image.new("1", (30_000, 30_000)), "TIFF", compression="group4")
+@pytest.mark.parametrize("side", [11_000, 30_000])  # Pillow warns of the one, refuses the other
+def test_a_bomb_is_refused_before_it_is_decoded(side: int) -> None:
+    """Up to 900 million pixels in a file of a few kilobytes."""
+    data = written(Image.new("1", (side, side)), "TIFF", compression="group4")
     assert len(data) < 1 << 20
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(InputError, match="30000 x 30000 pixels, at most 100,000,000"):
+        with pytest.raises(InputError, match="more than 100,000,000"):
             open_picture(data)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from gradio_client import Client
+from gradio_client.exceptions import AppError
 from playwright.sync_api import Page, expect
 from zoo_gallery.chat import Session, opened, saved, settings, talkers
 from zoo_gallery.state import Gallery, Limits
@@ -81,11 +82,12 @@ def test_what_is_too_long_is_said(gallery: Gallery) -> None:
 def test_a_conversation_is_saved_and_goes_on(gallery: Gallery, tmp_path: Path) -> None:
     session = Session()
     say(gallery, session, "Who was <b>it</b> ?")
-    file = saved(session, NAME, "Be brief.")
-    assert json.loads(Path(file).read_text())["model"] == NAME
-    assert read_conversation(Path(file))[1:] == session.messages
+    file = tmp_path / "talk.json"
+    file.write_text(saved(session, NAME, "Be brief."))
+    assert json.loads(file.read_text())["model"] == NAME
+    assert read_conversation(file)[1:] == session.messages
     other = Session()
-    assert opened(file, other) == "Be brief." and other.messages == session.messages
+    assert opened(str(file), other) == "Be brief." and other.messages == session.messages
     assert say(gallery, other, "And when ?") and len(other.messages) == 4
     for text in ("no JSON", '{"messages": [{"role": "user", "content": "Hello"}]}', "{}"):
         (tmp_path / "bad.json").write_text(text)
@@ -112,6 +114,10 @@ def test_programs_can_talk(app: "App") -> None:
     said = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day ."}]
     options = {"model": NAME, "system": "Be brief.", **OPTIONS}
     found = client.predict("Who was it ?", said, api_name="/chat", **options)
+    with pytest.raises(AppError, match="unknown role 'robot'"):
+        client.predict("Hello", [{"role": "robot", "content": "."}], api_name="/chat", **options)
+    with pytest.raises(AppError, match="A conversation is a list of messages"):
+        client.predict("Hello", "before", api_name="/chat", **options)
     client.close()
     chat = Chat(zoo.load(NAME), system="Be brief.", **OPTIONS)
     chat.messages += said

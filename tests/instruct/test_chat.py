@@ -30,12 +30,6 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_seed() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
 def talker(name: str = "rope-decoder", window: int = 256) -> Model:
     """A random decoder that writes words, the same each time."""
     torch.manual_seed(0)

@@ -199,9 +199,15 @@ def test_where_a_folder_says_its_template(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("J")
     found = read(tmp_path)
     assert found is not None and found.source == "J"
-    base = SimpleNamespace(folder=tmp_path)
-    adapter = SimpleNamespace(folder=tmp_path / "elsewhere")
+    base = SimpleNamespace(folder=tmp_path, files={})
+    adapter = SimpleNamespace(folder=tmp_path / "elsewhere", files={})
     model: Any = SimpleNamespace(cards=[adapter, base])
+    assert template_of(model) == found
+    base.files = {"tokenizer.json": "0" * 64}  # the card vouches for files, and for no template
+    assert template_of(model) is None
+    base.files |= dict.fromkeys(
+        ("chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json"), "0" * 64
+    )
     assert template_of(model) == found
     (tmp_path / "chat_template.jinja").unlink()
     (tmp_path / "tokenizer_config.json").write_text("{")

@@ -47,12 +47,6 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_seed() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
 def theirs_of(kind: str, **changes: Any) -> Any:
     """A random checkpoint, its weights large enough that every part shows."""
     config = transformers.CONFIG_MAPPING[kind](**{**SIZES, **MORE.get(kind, {}), **changes})

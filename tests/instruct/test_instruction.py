@@ -4,7 +4,7 @@ import gzip
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,10 @@ from torch import nn
 import zoo
 from zoo.conversation import Messages, Template
 from zoo.errors import DataNotFoundError, InputError, RecipeError, TrainingError
-from zoo.hookspecs import Task
 from zoo.model import Model
 from zoo.nn import Cache
 from zoo.nn.loss import IGNORED
 from zoo.nn.packing import NotPackable, Packed
-from zoo.registry import registry
 from zoo.tasks import InstructionTuning
 from zoo.tasks.conversation_file import (
     conversation_of,
@@ -66,27 +64,9 @@ class Opposites(InstructionTuning):
         return self.conversations("test")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_seed() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
-@pytest.fixture
-def _opposites(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    known = registry().tasks
-    entry = Task(
-        "opposites",
-        pipeline="text-generation",
-        target="test_instruction:Opposites",
-        metrics=("perplexity_of_responses", "exact_match"),
-        license="cc0-1.0",
-    )
-    monkeypatch.setitem(known._entries, "opposites", [(known.owner("speeches"), entry)])
-    import sys
-
-    monkeypatch.setitem(sys.modules, "test_instruction", sys.modules[__name__])
-    yield
+@pytest.fixture(scope="module")
+def _opposites(offer: Callable[..., None]) -> None:
+    offer("opposites", Opposites, "perplexity_of_responses", "exact_match")
 
 
 @pytest.fixture(scope="module")
@@ -306,17 +286,13 @@ storage = "float32"
 
 
 @pytest.fixture(scope="module")
-def follower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def follower(tmp_path_factory: pytest.TempPathFactory, _opposites: None) -> Path:
     """A model that knows the six opposites."""
-    patch = pytest.MonkeyPatch()
     torch.set_num_threads(1)
-    generator = _opposites.__wrapped__(patch)  # type: ignore[attr-defined]
-    next(generator)
     folder = tmp_path_factory.mktemp("follower")
     (folder / "follower.toml").write_text(RECIPE)
     zoo.train(folder / "follower.toml", out=folder / "follower")
-    yield folder / "follower"
-    patch.undo()
+    return folder / "follower"
 
 
 @pytest.mark.usefixtures("_opposites")

@@ -1,9 +1,8 @@
 """Preference tuning: the loss against `trl` and by hand, and that answers become likelier."""
 
 import math
-import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +14,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.conversation import Template
 from zoo.errors import RecipeError, TrainingError
-from zoo.hookspecs import Task
 from zoo.nn.loss import IGNORED
-from zoo.registry import registry
 from zoo.tasks.instruction import Example
 from zoo.tasks.preferences import (
     Preference,
@@ -56,25 +53,9 @@ class Manners(PreferenceTuning):
         return [Preference(a, f"{w} please", f"{w} now") for a, w in zip(asked, WORDS, strict=True)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_seed() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
-@pytest.fixture
-def _manners(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    known = registry().tasks
-    entry = Task(
-        "manners",
-        pipeline="text-generation",
-        target="test_preferences:Manners",
-        metrics=("preference_accuracy", "preference_margin"),
-        license="cc0-1.0",
-    )
-    monkeypatch.setitem(known._entries, "manners", [(known.owner("speeches"), entry)])
-    monkeypatch.setitem(sys.modules, "test_preferences", sys.modules[__name__])
-    yield
+@pytest.fixture(scope="module")
+def _manners(offer: Callable[..., None]) -> None:
+    offer("manners", Manners, "preference_accuracy", "preference_margin")
 
 
 def test_equation_7_by_hand() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli import output
+from zoo.data import PICTURED
 from zoo.errors import InputError
 from zoo.numbers import plural
 
@@ -41,7 +42,7 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     given = {name: value for name, value in options.items() if value not in (None, ())}
     import zoo
 
-    if zoo.info(ref).pipeline == "image-classification":
+    if zoo.info(ref).pipeline in PICTURED:
         picture = read_bytes(prompt, f"txzoo run {ref} PICTURE")
         return _say(zoo.load(ref), picture, given, as_json)
     prompt = read_text(prompt, f"txzoo run {ref} TEXT")
@@ -97,19 +98,20 @@ def _make(model: "Model", text: str, options: dict[str, Any], as_json: bool) -> 
         click.echo()
 
 
-def _say(model: "Model", text: str | bytes, options: dict[str, Any], as_json: bool) -> None:
+def _say(model: "Model", asked: str | bytes, options: dict[str, Any], as_json: bool) -> None:
     """Show what a model that writes no text makes of one, or of a picture: a table, or numbers."""
     if model.pipeline in ("text-classification", "image-classification"):
         options = {"top_k": None, **options}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = model(text, **options)
+        found = model(asked, **options)
     for warning in caught:
         click.echo(f"Warning: {warning.message}", err=True)
     if hasattr(found, "tolist"):  # a vector
         found = found.tolist()
     if as_json:
-        given = {} if isinstance(text, bytes) else {"text": text}
+        what = "picture" if model.pipeline in PICTURED else "text"
+        given = {} if isinstance(asked, bytes) else {what: asked}
         return output.print_json({"model": model.name, **given, "result": found})
     rows = [found] if isinstance(found, dict) else found
     if not rows or not isinstance(rows[0], dict):
@@ -166,13 +168,11 @@ def attention(ref: str, text: str, out: Path, target: str | None) -> None:
     from zoo.nn import EncoderDecoder
     from zoo.pipelines import tokenizer_of
 
-    if zoo.info(ref).pipeline == "image-classification":
+    if zoo.info(ref).pipeline in PICTURED:
         picture = read_bytes(text, f"txzoo attention {ref} PICTURE --out {out}")
         model = zoo.load(ref)
         draw_seen(model, picture, out, title=model.name)
-        return click.echo(
-            f"{out}: {plural(len(model.attention(picture)), 'layer')} and the roll-out"
-        )
+        return click.echo(f"{out}: {plural(model.config.n_layers, 'layer')} and the roll-out")
     text = read_text(text, f"txzoo attention {ref} TEXT --out {out}")
     model = zoo.load(ref)
     if target is None and not isinstance(model.module, EncoderDecoder):

@@ -15,8 +15,8 @@ from zoo.tasks.translation import Translation
 __all__ = [
     "BaseTask",
     "Batches",
-    "ImageClassification",
     "ConversationFile",
+    "ImageClassification",
     "InstructionTuning",
     "LabelledFile",
     "LanguageModeling",

@@ -1,6 +1,7 @@
 """Checks of a model folder: the card, the files it vouches for, the model they make."""
 
 from zoo.card import Card
+from zoo.data import PICTURED
 from zoo.folder import RECIPE, check_files, find_weights
 from zoo.loading import load
 from zoo.model import Model
@@ -26,7 +27,7 @@ def words(subject: Subject) -> None:
     else:
         require_spdx(found.license)
     for field in ("summary", "example"):
-        if field == "example" and found.pipeline == "image-classification":
+        if field == "example" and found.pipeline in PICTURED:
             continue  # a picture is no text that a card could hold
         if not getattr(found, field):
             raise Failed(f"txzoo.{field} is missing; listings and the gallery show it")
