@@ -16,6 +16,7 @@ from zoo_gallery.theme import CSS, theme
 
 LINKS = {"./": "Models", "chat": "Chat", "compare": "Compare", "train": "Train"}
 DAY = 86400  # seconds
+IDLE = 0.02  # seconds
 
 
 def launch(
@@ -39,6 +40,8 @@ def launch(
     gallery = Gallery(limits=limits or Limits())
     demo = build(gallery)
     demo.queue(max_size=gallery.limits.waiting, default_concurrency_limit=1)
+    # unless told, Gradio looks a thousand times a second whether somebody asks
+    demo._queue.sleep_when_free = demo._queue.progress_update_sleep_when_free = IDLE
     try:
         demo.launch(
             server_name=host,

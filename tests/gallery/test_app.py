@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,20 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gallery", *arguments]) == 2
     assert arguments[0] in capsys.readouterr().err
+
+
+def test_a_gallery_that_nobody_uses_rests(app: App) -> None:
+    tasks = Path(f"/proc/{app.pid}/task")
+    if not tasks.exists():
+        pytest.skip("this system does not say how often a process wakes up")
+
+    def woken() -> int:
+        found = (
+            re.search(r"^voluntary.*:\s(\d+)", path.read_text(), re.M)
+            for path in tasks.glob("*/status")
+        )
+        return sum(int(match[1]) for match in found if match)
+
+    before = woken()
+    time.sleep(1)
+    assert woken() - before < 300
