@@ -7,6 +7,7 @@ are known by name. It runs in Jinja's sandbox: a stranger's template gets texts 
 
 import datetime
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -284,13 +285,20 @@ def _folders(model: "Model") -> list[Path]:
     """Where a model's template may lie: its folder, and its base's where it is an adapter.
 
     Where a card vouches for its files, a file that it does not name is nobody's.
+
+    Warns:
+        UserWarning: there is such a file.
     """
-    return [
-        card.folder
-        for card in model.cards
-        if not card.files
-        or all(name in card.files for name in FILES if (card.folder / name).exists())
-    ]
+    found = []
+    for card in model.cards:
+        there = [name for name in FILES if card.files and (card.folder / name).exists()]
+        strange = [name for name in there if name not in card.files]
+        if strange:
+            what = f"{card.folder / strange[0]} is not on the card: no template is read there"
+            warnings.warn(what, stacklevel=2)
+        else:
+            found.append(card.folder)
+    return found
 
 
 def read(folder: Path) -> Template | None:

@@ -204,7 +204,8 @@ def test_where_a_folder_says_its_template(tmp_path: Path) -> None:
     model: Any = SimpleNamespace(cards=[adapter, base])
     assert template_of(model) == found
     base.files = {"tokenizer.json": "0" * 64}  # the card vouches for files, and for no template
-    assert template_of(model) is None
+    with pytest.warns(UserWarning, match=r"chat_template.jinja is not on the card: no template"):
+        assert template_of(model) is None
     base.files |= dict.fromkeys(
         ("chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json"), "0" * 64
     )

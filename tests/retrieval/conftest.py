@@ -66,6 +66,12 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def library(docs: Path) -> Library:
-    """Read by the bundled default."""
-    torch.set_num_threads(1)
+    """Words alone."""
     return Library.of(docs)
+
+
+@pytest.fixture(scope="session")
+def encoded(docs: Path) -> Library:
+    """Words, and meaning as a bundled encoder sees it."""
+    torch.set_num_threads(1)
+    return Library.of(docs, "emotion-encoder")

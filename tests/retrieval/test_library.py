@@ -1,6 +1,7 @@
 """Finding passages, keeping what was read, and answers with their places."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -8,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 import zoo
 from zoo import conversation
+from zoo.card import Card
 from zoo.chat import Chat
 from zoo.errors import InputError, MissingExtraError
+from zoo.folder import sha256
+from zoo.pipelines.feature_extraction import FeatureExtraction
 from zoo.retrieval import Library, Passage, answer
 from zoo.retrieval.answer import STOP
-from zoo.retrieval.tokens import TokenVectors
+from zoo.retrieval.words import Words
 
 
 def test_a_question_finds_its_passage(library: Library) -> None:
@@ -27,20 +30,59 @@ def test_a_question_finds_its_passage(library: Library) -> None:
     assert not any("swordfish" in one.text for one in library.passages)
 
 
-def test_scores_are_cosines_of_all_passages_best_first(library: Library) -> None:
-    vectors = library.vectors([one.text for one in library.passages])
+def test_without_an_encoder_only_shared_words_count(library: Library) -> None:
+    hits = library.search("bees bees, winter?", k=9)
+    assert [hit.by_words for hit in hits] == [1, 2]
+    assert all("bees" in hit.passage.text.lower() for hit in hits)
+    assert all(hit.by_meaning is None for hit in hits)
+    assert library.search("zebras") == [] == library.search("the") == library.search("?")
+    with pytest.raises(InputError, match="No passage was found for 'zebras': ask in other words"):
+        library.ask("zebras")
+
+
+def test_words_are_ranked_by_equation_of_bm25() -> None:
+    """Robertson & Zaragoza 2009, equation 3.15, with the idf that is never below 0."""
+    texts = [["bees", "sleep", "bees"], ["hive", "bees"], ["soup", "salt", "pot", "lid", "fire"]]
+    asked = ["bees", "hive", "salt"]
+    mean = sum(map(len, texts)) / len(texts)
+
+    def score(text: list[str]) -> float:
+        total = 0.0
+        for word in asked:
+            holding = sum(word in other for other in texts)
+            idf = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
+            often = text.count(word)
+            total += idf * often / (often + 1.5 * (1 - 0.75 + 0.75 * len(text) / mean))
+        return total
+
+    expected = sorted(range(3), key=lambda place: -score(texts[place]))
+    words = Words([" ".join(text) for text in texts])
+    assert words.rank(" ".join(asked), 3) == expected == [1, 2, 0]
+    assert words.rank("salt hive", 1) == [1]
+    for nothing in ([], ["the", "a"], ["!", "?"]):
+        assert Words(nothing).rank("bees", 3) == []
+
+
+def test_both_rankings_are_fused_by_their_ranks(encoded: Library) -> None:
+    vectors = encoded.vectors([one.text for one in encoded.passages])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    [question] = library.vectors(["Where is the key?"])
-    hits = library.search("Where is the key?", k=100)
-    assert len(hits) == len(library.passages)
-    expected = sorted((float(vector @ question) for vector in vectors), reverse=True)
-    np.testing.assert_allclose([hit.score for hit in hits], expected, atol=1e-5)
+    [question] = encoded.vectors(["Where is the key?"])
+    order = np.argsort(-(vectors @ question)).tolist()
+    words = Words([one.text for one in encoded.passages]).rank("Where is the key?", 9)
+    assert len(words) == 1
+    hits = encoded.search("Where is the key?", k=100)
+    assert len(hits) == len(encoded.passages)
+    for hit in hits:
+        place = encoded.passages.index(hit.passage)
+        assert hit.by_meaning == order.index(place) + 1
+        assert hit.by_words == (1 if place == words[0] else None)
+    worth = [1 / (60 + hit.by_meaning) + (1 / 61 if hit.by_words else 0) for hit in hits]
+    assert worth == sorted(worth, reverse=True)
+    assert hits[0].by_words == 1
 
 
-def test_an_encoder_gives_the_vectors_of_its_pipeline(docs: Path) -> None:
-    from zoo.pipelines.feature_extraction import FeatureExtraction
-
-    library = Library.of(docs, "emotion-encoder")
+def test_an_encoder_gives_the_vectors_of_its_pipeline(encoded: Library) -> None:
+    library = encoded
     encoder = FeatureExtraction(zoo.load("emotion-encoder"))
     expected = torch.stack(encoder([one.text for one in library.passages])).numpy()
     kept = library.index.reconstruct_n(0, library.index.ntotal)
@@ -49,45 +91,25 @@ def test_an_encoder_gives_the_vectors_of_its_pipeline(docs: Path) -> None:
     assert all(row.left_out == 0 for row in reader([one.text for one in library.passages]))
 
 
-def test_vectors_of_tokens_follow_the_papers() -> None:
-    """By singular values, and a mean with weights word by word."""
-    model = zoo.load("alibi-lm")
-    table = model.module.state_dict()["head.weight"].double()
-    table = table - table.mean(0)
-    left, spread, _ = torch.linalg.svd(table, full_matrices=False)
-    white = left * len(table) ** 0.5
-    ids = model.tokenizer.encode(" The bees sleep.").ids
-    total = torch.zeros(table.shape[1], dtype=torch.float64)
-    for token in ids:
-        rank = max(token - 256 + 1, 1)
-        share = 1 / (rank * np.log(len(table)))
-        total += white[token] * 1e-3 / (1e-3 + share)
-    other = model.tokenizer.encode(" A hive.").ids
-    second = sum(
-        white[token] * 1e-3 / (1e-3 + 1 / (max(token - 255, 1) * np.log(len(table))))
-        for token in other
-    )
-    expected = F.cosine_similarity(total, second, dim=0).item()
-    one, two = TokenVectors(model)(["The bees sleep.", "A hive."])
-    assert (one @ two).item() == pytest.approx(expected, abs=1e-4)  # whatever way axes turn
-
-
 @pytest.mark.parametrize(("question", "k"), [("", 5), ("   ", 5), ("bees", 0), ("bees", True)])
 def test_questions_that_are_none(library: Library, question: str, k: int) -> None:
     with pytest.raises(InputError, match="is empty|k must be a whole number"):
         library.search(question, k)
 
 
-def test_what_is_kept_comes_back(library: Library, tmp_path: Path) -> None:
-    folder = library.save(tmp_path / "index")
-    assert {path.name for path in folder.iterdir()} == {"index.faiss", "passages.json"}
-    again = Library.load(folder)
-    assert again.passages == library.passages
-    assert again.skipped == library.skipped
-    assert again.search("Where is the key?") == library.search("Where is the key?")
+def test_what_is_kept_comes_back(library: Library, encoded: Library, tmp_path: Path) -> None:
+    for kept, files in ((encoded, {"index.faiss", "passages.json"}), (library, {"passages.json"})):
+        folder = kept.save(tmp_path / "index")
+        assert {path.name for path in folder.iterdir()} == files
+        again = Library.load(folder)
+        assert again.passages == kept.passages
+        assert again.skipped == kept.skipped
+        assert again.search("Where is the key?") == kept.search("Where is the key?")
 
 
-def test_only_what_changed_is_read_again(docs: Path, library: Library, tmp_path: Path) -> None:
+def test_only_what_changed_is_read_again(
+    docs: Path, library: Library, encoded: Library, tmp_path: Path
+) -> None:
     mine = tmp_path / "docs"
     shutil.copytree(docs, mine, symlinks=True, ignore=shutil.ignore_patterns("pipe.txt"))
     assert library.refreshed(mine).made_anew == 0
@@ -99,26 +121,31 @@ def test_only_what_changed_is_read_again(docs: Path, library: Library, tmp_path:
     assert [one.path for one in changed.passages] == [
         *("bees.md", "new.txt", "more/soup.txt", "more/deep/README")
     ]
-    fresh = Library.of(mine)
-    assert fresh.passages == changed.passages
+    assert Library.of(mine).passages == changed.passages
+    changed, fresh = encoded.refreshed(mine), Library.of(mine, "emotion-encoder")
+    assert (changed.made_anew, fresh.made_anew) == (2, 4)
     kept, made = (one.index.reconstruct_n(0, 4) for one in (changed, fresh))
     np.testing.assert_allclose(kept, made, atol=1e-6)
 
 
-def test_another_encoder_is_refused(library: Library, tmp_path: Path) -> None:
-    folder = library.save(tmp_path / "index")
-    with pytest.raises(InputError, match="made with alibi-lm .*this is rope-lm .*do not compare"):
-        Library.load(folder, "rope-lm")
-    other = zoo.load("alibi-lm")
+def test_another_encoder_is_refused(library: Library, encoded: Library, tmp_path: Path) -> None:
+    folder = encoded.save(tmp_path / "index")
+    with pytest.raises(InputError, match="made with emotion-encoder .*this is speech-encoder "):
+        Library.load(folder, "speech-encoder")
+    other = zoo.load("emotion-encoder")
     with torch.no_grad():
         next(iter(other.module.parameters())).add_(1)
-    with pytest.raises(InputError, match="made with alibi-lm"):
+    with pytest.raises(InputError, match=r"made with emotion-encoder .*do not compare"):
         Library.load(folder, other)
+    with pytest.raises(InputError, match="made without an encoder: remove it"):
+        Library.load(library.save(tmp_path / "words"), "emotion-encoder")
+    with pytest.raises(InputError, match="feature-extraction needs a model with the head"):
+        Library("alibi-lm")
 
 
 @pytest.mark.parametrize("damage", ["cut", "json", "passages", "format", "path", "text"])
-def test_a_damaged_index_is_refused(library: Library, tmp_path: Path, damage: str) -> None:
-    folder = library.save(tmp_path / "index")
+def test_a_damaged_index_is_refused(encoded: Library, tmp_path: Path, damage: str) -> None:
+    folder = encoded.save(tmp_path / "index")
     index, passages = folder / "index.faiss", folder / "passages.json"
     data = json.loads(passages.read_text())
     if damage == "cut":
@@ -148,10 +175,12 @@ def test_folders_that_hold_no_index(library: Library, tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'txzoo\[retrieval\]'"):
-        Library()
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    for use in (lambda: Library("emotion-encoder"), lambda: Words(["bees"])):
+        with pytest.raises(MissingExtraError, match=r"pip install 'txzoo\[retrieval\]'"):
+            use()
 
 
 def test_an_answer_is_written_from_the_passages_and_cites_them(library: Library) -> None:
@@ -196,6 +225,14 @@ def test_a_model_with_a_chat_template_is_asked_in_a_message(
 ) -> None:
     folder = zoo.load("alibi-lm").save_pretrained(tmp_path / "talker")
     conversation.write(folder, conversation.Template.called("chatml"))
+    with pytest.warns(UserWarning, match="tokenizer_config.json is not on the card"):
+        assert zoo.load(folder).template is None
+    card, file = Card.read(folder), folder / "tokenizer_config.json"
+    card.data["txzoo"]["files"][file.name] = {
+        "sha256": sha256(file),
+        "bytes": file.stat().st_size,
+    }
+    card.write(folder)
     model = zoo.load(folder)
     found = library.ask("Where is the key?", k=1, model=model, max_new_tokens=8)
     [passage] = found.passages

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("question", required=False)
 @click.option("--docs", type=click.Path(path_type=Path), metavar="FOLDER", help="The documents.")
 @click.option("--k", default=5, show_default=True, metavar="K", help="So many passages.")
-@click.option("--encoder", metavar="NAME", help="Reads the passages; a bundled one unless given.")
+@click.option("--encoder", metavar="NAME", help="Looks at their meaning too, not at words alone.")
 @click.option("--model", metavar="NAME", help="Writes the answer; a bundled one unless given.")
 @click.option(
     "--index", type=click.Path(path_type=Path), metavar="FOLDER", help="Keeps what was read."
@@ -64,13 +64,16 @@ def ask(
             written = answer(question, passages, decoder)
     for warning in caught:
         click.echo(f"Warning: {warning.message}", err=True)
+    if not hits:
+        click.echo("No passage was found: ask in other words", err=True)
     if as_json:
         found = [
-            {**dataclasses.asdict(hit.passage), "place": hit.passage.place, "score": hit.score}
+            {**dataclasses.asdict(hit.passage), "place": hit.passage.place}
+            | {"by_words": hit.by_words, "by_meaning": hit.by_meaning}
             for hit in hits
         ]
         value: dict[str, Any] = {"question": question, "passages": found}
-        value |= {"encoder": library.encoder.name}
+        value |= {"encoder": library.ref}
         value |= {"skipped": [dataclasses.asdict(item) for item in library.skipped]}
         if written is not None:
             value |= {"answer": written.text, "citations": written.citations}
@@ -78,7 +81,9 @@ def ask(
         return output.print_json(value)
     for number, hit in enumerate(hits, 1):
         place = output.styled(f"[{number}] {harmless(hit.passage.place)}", bold=True)
-        click.echo(f"{place}  {hit.score:.2f}\n    {harmless(hit.passage.text)}")
+        ranks = f"  words {hit.by_words or '-'}, meaning {hit.by_meaning or '-'}"
+        ranks = ranks if library.encoder is not None else ""
+        click.echo(f"{place}{ranks}\n    {harmless(hit.passage.text)}")
     if written is not None:
         size = short_count(sum(p.numel() for p in decoder.module.parameters()))
         read = harmless(", ".join(written.citations))
@@ -91,7 +96,7 @@ def _library(docs: Path | None, index: Path | None, encoder: str | None) -> "Lib
     """What was kept, brought up to date, or made anew; says on standard error what it read."""
     from zoo.retrieval import Library
     from zoo.retrieval.documents import summary
-    from zoo.retrieval.library import ENCODER, PASSAGES
+    from zoo.retrieval.library import PASSAGES
 
     kept = index is not None and (index / PASSAGES).is_file()
     if index is not None and kept:
@@ -104,13 +109,14 @@ def _library(docs: Path | None, index: Path | None, encoder: str | None) -> "Lib
     elif docs is None:
         raise InputError(f"{index} holds no index yet: make it with --docs FOLDER")
     else:
-        library, changed = Library.of(docs, encoder or ENCODER), True
+        library, changed = Library.of(docs, encoder), True
     if index is not None and changed:
         library.save(index)
     click.echo(
         f"{docs}: {plural(len(library.passages), 'passage')} of "
-        f"{plural(len(library.documents), 'document')}, {library.made_anew} of them read by "
-        f"{library.encoder.name}; {harmless(summary(library.skipped))}",
+        f"{plural(len(library.documents), 'document')}, {library.made_anew} of them "
+        f"{f'read by {library.ref}' if library.ref else 'new'}; "
+        f"{harmless(summary(library.skipped))}",
         err=True,
     )
     return library

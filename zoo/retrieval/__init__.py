@@ -1,8 +1,8 @@
-"""Questions to a folder of documents: passages found by their meaning, an answer that cites them.
+"""Questions to a folder of documents: passages found by words and meaning, an answer that cites.
 
-`documents` reads a folder and cuts texts into passages, `library` turns passages into vectors and
-finds the nearest ones, `answer` lets a decoder write from them. `pip install 'txzoo[retrieval]'`
-brings FAISS (Johnson et al. 2017, arXiv:1702.08734), which searches the vectors.
+`documents` reads a folder and cuts texts into passages, `words` and `library` rank them for a
+question, `answer` lets a decoder write from them. `pip install 'txzoo[retrieval]'` brings bm25s,
+which ranks by words, and FAISS (Johnson et al. 2017, arXiv:1702.08734), which searches vectors.
 """
 
 from zoo.retrieval.answer import PROMPT, Answer, answer

@@ -72,7 +72,8 @@ def answer(
             `NEW_TOKENS` long, and repeats itself little.
 
     Raises:
-        InputError: the model writes no text, or the question alone is too long for it.
+        InputError: the model writes no text, there are no passages, or the question alone is too
+            long for it.
     """
     from zoo.loading import load
     from zoo.model import Model
@@ -88,6 +89,8 @@ def answer(
         "stop": STOP,
         **options,
     }
+    if not passages:
+        raise InputError(f"No passage was found for {question!r}: ask in other words")
     template = decoder.template
     room = decoder.config.max_seq_len - (options["max_new_tokens"] or 0)
     given = _fitting(question, passages, decoder, template, room)
