@@ -15,6 +15,8 @@ from zoo.numbers import plural
 if TYPE_CHECKING:
     from zoo.model import Model
 
+FILES = ("source", "out", "text_column", "resume", "overwrite")  # options of whole files
+
 
 @click.command()
 @click.argument("ref", metavar="NAME")
@@ -31,6 +33,23 @@ if TYPE_CHECKING:
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before it; may be repeated.")
 @click.option("--source-language", metavar="NAME", help="Of the text, where a model knows several.")
 @click.option("--target-language", metavar="NAME", help="To write in, likewise: de, de_DE.")
+@click.option(
+    "--input",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Lines of JSON, in place of PROMPT.",
+)
+@click.option(
+    "--output",
+    "out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where their answers go.",
+)
+@click.option("--text-column", metavar="NAME", help="Of --input: text unless given, or picture.")
+@click.option("--resume", is_flag=True, help="Of --input: go on where it stopped.")
+@click.option("--overwrite", is_flag=True, help="Of --output: replace what is there.")
 @output.json_option
 def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     """Let a model go on from a text, or say what it makes of it.
@@ -38,8 +57,18 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     Without a PROMPT, or with -, it is read from standard input. Unless an option says otherwise,
     each token is the most likely one. A model that classifies shows its labels, or the --top-k
     best; the PROMPT of one that reads pictures is a file.
+
+    With --input and --output it is called with each line of a file, of any length: a text, or a
+    table with one. What comes is that table with a "result", or with an "error".
     """
+    files = {name: options.pop(name) for name in FILES}
     given = {name: value for name, value in options.items() if value not in (None, ())}
+    if any(files.values()):
+        if prompt is not None or as_json or None in (files["source"], files["out"]):
+            raise click.UsageError(
+                "a file takes both --input and --output, no PROMPT and no --json"
+            )
+        return _file(ref, files, given)
     import zoo
 
     if zoo.info(ref).pipeline in PICTURED:
@@ -70,6 +99,25 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
             click.echo(piece, nl=False)
     finally:
         click.echo()
+
+
+def _file(ref: str, files: dict[str, Any], options: dict[str, Any]) -> None:
+    """Call a model with each line of a file; what could not be answered makes the status 1."""
+    import zoo
+    from zoo.batch import run_file
+
+    source, out = files.pop("source"), files.pop("out")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        done = run_file(
+            zoo.load(ref), source, out, column=files.pop("text_column"), **files, **options
+        )
+    for warning in caught:
+        click.echo(f"Warning: {warning.message}", err=True)
+    click.echo(f"{out}: {plural(done.lines, 'line')}, {done.failed} of them errors")
+    if done.failed:
+        click.echo(f"The first: {done.first}", err=True)
+        click.get_current_context().exit(1)
 
 
 def _make(model: "Model", text: str, options: dict[str, Any], as_json: bool) -> None:
