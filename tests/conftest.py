@@ -221,3 +221,52 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(known.tasks._entries, "numerals", [(owner, entry)])
         zoo.train(folder / "recipe.toml", out=folder / "numerals")
     return folder / "numerals"
+
+
+CAPTIONER = """
+architecture = "captioner"
+task = "paint-captions"
+[tokenizer]
+kind = "word"
+[config]
+max_seq_len = 10
+image_size = 8
+d_model = 24
+n_layers = 1
+n_encoder_layers = 1
+n_heads = 2
+d_ff = 32
+n_convolutions = 1
+[training]
+steps = 200
+batch_tokens = 120
+learning_rate = 1e-2
+warmup_steps = 10
+log_every = 30
+"""
+
+
+@pytest.fixture(scope="session")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that names colours and shades. Copy it to change it."""
+    import torch
+
+    import zoo
+    from zoo.hookspecs import Task
+
+    torch.set_num_threads(1)
+    entry = Task(
+        "paint-captions",
+        pipeline="image-to-text",
+        target="toy_tasks:PaintCaptions",
+        metrics=("exact_attributes", "bleu", "perplexity_per_token"),
+        license="cc0-1.0",
+    )
+    folder = tmp_path_factory.mktemp("captioner")
+    (folder / "recipe.toml").write_text(CAPTIONER)
+    known = registry.registry()
+    with pytest.MonkeyPatch.context() as patch:
+        owner = known.tasks.owner("speeches")
+        patch.setitem(known.tasks._entries, "paint-captions", [(owner, entry)])
+        zoo.train(folder / "recipe.toml", out=folder / "paints")
+    return folder / "paints"

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from zoo.tasks import MaskedLanguageModeling, TextClassification, Translation
+from zoo.tasks import Captioning, MaskedLanguageModeling, TextClassification, Translation
 
 
 class Colours(TextClassification):
@@ -53,3 +55,58 @@ class Numerals(Translation):
             [" ".join(ENGLISH[int(place)] for place in places) for places in drawn],
             [" ".join(GERMAN[int(place)] for place in places) for places in drawn],
         )
+
+
+class Paints:
+    """Pictures of one colour, bright or dark."""
+
+    colours = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
+    shades = {"bright": 1.0, "dark": 0.5}
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def attributes(self, place: int) -> dict[str, str]:
+        """Its colour and its shade."""
+        colour, shade = list(self.colours)[place % 3], list(self.shades)[place // 3 % 2]
+        return {"colour": colour, "shade": shade}
+
+    def __call__(self, places: Sequence[int], size: int) -> Tensor:
+        """Pictures as uint8 (B, 3, S, S), with a little noise."""
+        found = []
+        for place in places:
+            said = self.attributes(place)
+            paint = np.array(self.colours[said["colour"]]) * self.shades[said["shade"]]
+            noise = np.random.default_rng([self.seed, place]).integers(-20, 21, (size, size, 3))
+            found.append((paint + noise).clip(0, 255).astype(np.uint8))
+        return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
+
+    def caption(self, place: int, draw: int) -> str:
+        """In one of two ways."""
+        return self.references(place)[draw % 2]
+
+    def references(self, place: int) -> Sequence[str]:
+        """Both ways."""
+        shade, colour = (self.attributes(place)[name] for name in ("shade", "colour"))
+        return [f"a {shade} {colour} picture", f"this picture is {colour} and {shade}"]
+
+
+class PaintCaptions(Captioning):
+    """Those pictures in words."""
+
+    splits = ("train", "test")
+    attributes = ("colour", "shade")
+    drawn = True
+
+    def pictures(self, split: str) -> Paints:
+        """Sixty pictures to learn from, twelve others to be measured on."""
+        return Paints(60, 1) if split == "train" else Paints(12, 2)
+
+    def described(self, caption: str) -> dict[str, str]:
+        """The colour and the shade that it names."""
+        words = caption.split()
+        kinds = {"colour": Paints.colours, "shade": Paints.shades}
+        return {kind: word for word in words for kind, known in kinds.items() if word in known}

@@ -30,8 +30,8 @@ def attention_maps(model: "Model", text: "str | Picture") -> "list[Tensor]":
     Returns:
         For each layer (H, T, T): in row t the weights that token t gives to each token, which sum
         to 1 and, of a decoder, are 0 for what comes after it. For an encoder-decoder the layers of
-        `alignment`. The tokens of a picture are its patches row by row, behind a class token if
-        the model has one.
+        `alignment`, or of `gaze` with the patches row by row, (H, T, N). The tokens of a picture
+        are its patches row by row, behind a class token if the model has one.
 
     Raises:
         InputError: an empty text, no picture, or a model without a tokenizer.
@@ -41,6 +41,8 @@ def attention_maps(model: "Model", text: "str | Picture") -> "list[Tensor]":
 
     from zoo.nn import EncoderDecoder, record_attention
 
+    if isinstance(model.module, EncoderDecoder) and hasattr(model.config, "image_size"):
+        return [weights.flatten(2) for weights in gaze(model, text).layers]
     if isinstance(model.module, EncoderDecoder):
         return alignment(model, cast(str, text)).layers
     if hasattr(model.config, "image_size"):
@@ -50,6 +52,8 @@ def attention_maps(model: "Model", text: "str | Picture") -> "list[Tensor]":
         given = torch.tensor([ids], device=model.device)  # (1, T)
     with torch.no_grad(), record_attention() as layers:
         model.module(given)
+    if not layers:
+        raise InputError(f"{model.name} computes its attention elsewhere, and shows none of it")
     return [weights[0].float() for weights in layers]
 
 
@@ -84,10 +88,14 @@ def seen(model: "Model", picture: "Picture") -> "Tensor":
         (G, G), rows from top to bottom, summing to 1.
 
     Raises:
-        InputError: no picture, or a model that reads none.
+        InputError: no picture, or a model that reads none, or writes of them: `gaze` is for that.
     """
+    from zoo.nn import EncoderDecoder
+
     if not hasattr(model.config, "image_size"):
         raise InputError(f"{model.name} reads no pictures")
+    if isinstance(model.module, EncoderDecoder):
+        raise InputError(f"{model.name} writes of pictures: zoo.attention.gaze says where it looks")
     drawn = _of_patches(rollout(attention_maps(model, picture)), model.config.grid)
     return drawn / drawn.sum()
 
@@ -153,13 +161,74 @@ def alignment(model: "Model", source: str, target: str | None = None) -> Alignme
         memory = module.encode(sources)
         with record_attention() as layers:
             module.decode(ids, memory, torch.ones_like(sources).bool())
-    rows, row_of = _words(target, written)
+    rows, merge = _merged(target, written)
     columns, column_of = _words(prefix + source, read, prefix)
-    merge = torch.nn.functional.one_hot(torch.tensor(row_of), len(rows)).float()  # (tokens, T)
-    merge = (merge / merge.sum(0)).T
     gather = torch.nn.functional.one_hot(torch.tensor(column_of), len(columns)).float()
     cross = [merge @ weights[0].float().cpu() @ gather for weights in layers[1::2]]
     return Alignment(columns, rows, cross)
+
+
+@dataclass(frozen=True)
+class Gaze:
+    """Where a decoder looks in a picture while it writes.
+
+    Attributes:
+        words: T words and signs of the caption, and its end.
+        layers: for each decoder layer (H, T, G, G): for word t the mean over its tokens of the
+            weights that they give to each patch, rows from top to bottom, summing to 1.
+    """
+
+    words: list[str]
+    layers: "list[Tensor]"
+
+
+def gaze(model: "Model", picture: "Picture", caption: str | None = None) -> Gaze:
+    """The attention of a caption's words to the patches of its picture; as in `alignment`.
+
+    Args:
+        model: an encoder-decoder that reads pictures.
+        picture: as `zoo.images.open_picture` takes it.
+        caption: what is to be looked up; what the model writes of the picture unless given.
+
+    Raises:
+        InputError: a model of another kind, no picture, an empty caption.
+        ContextLengthError: more tokens than the model has positions.
+    """
+    import torch
+
+    from zoo.nn import EncoderDecoder, record_attention
+
+    module, config = model.module, model.config
+    if not isinstance(module, EncoderDecoder) or not hasattr(config, "image_size"):
+        raise InputError(f"{model.name} does not write what it sees in pictures")
+    caption = str(model(picture)) if caption is None else caption
+    tokenizer = tokenizer_of(model)
+    encode(tokenizer, caption)
+    written = tokenizer.encode(caption)
+    read = [config.start_id, *written.ids[:-1]][: module.max_len]  # a caption may be cut off there
+    ids = torch.tensor([read], device=model.device)  # (1, T)
+    with torch.no_grad():
+        memory = module.encode(pixels_of([picture], config).to(model.device))  # (1, N, D)
+        with record_attention() as layers:
+            module.decode(ids, memory, None)
+    if not layers:
+        raise InputError(f"{model.name} keeps no attention weights: it does not use zoo.nn.attend")
+    words, merge = _merged(caption, written)
+    merge = merge[:, : len(read)]
+    whole = merge.sum(1) > 0.99  # the words that were read to their ends
+    words, merge = [w for w, kept in zip(words, whole, strict=True) if kept], merge[whole]
+    grid = config.grid
+    looks = [merge @ weights[0].float().cpu() for weights in layers[1::2]]  # (H, T, N)
+    return Gaze(words, [look.view(*look.shape[:2], grid, grid) for look in looks])
+
+
+def _merged(text: str, encoding: "Encoding") -> "tuple[list[str], Tensor]":
+    """The words of a text and its end, and what makes the mean of each one's tokens (T, tokens)."""
+    import torch
+
+    words, word_of = _words(text, encoding)
+    merge = torch.nn.functional.one_hot(torch.tensor(word_of), len(words)).float()  # (tokens, T)
+    return words, (merge / merge.sum(0)).T
 
 
 def _words(text: str, encoding: "Encoding", prefix: str = "") -> tuple[list[str], list[int]]:
@@ -192,6 +261,8 @@ def token_labels(tokenizer: "Tokenizer", text: str, *, longest: int = 12) -> lis
 def draw_seen(model: "Model", picture: "Picture", out: Path, *, title: str = "") -> None:
     """Draw a picture, and beside it what counts of it: the roll-out, and each layer's mean head.
 
+    Of a model that writes of pictures: the mean head of its last layer at each word it writes.
+
     Args:
         model: reads pictures.
         picture: as `zoo.images.open_picture` takes it.
@@ -203,25 +274,35 @@ def draw_seen(model: "Model", picture: "Picture", out: Path, *, title: str = "")
         MissingExtraError: matplotlib is not installed.
     """
     new_figure = _figure(out)
-    whole = seen(model, picture)
     image = squared(open_picture(picture), model.config.image_size)
-    panels = {"picture": None, "roll-out": whole}
-    for number, layer in enumerate(attention_maps(model, picture), start=1):
-        panels[f"layer {number}"] = _of_patches(layer.mean(0), model.config.grid)
+    panels = [("picture", None), *_panels(model, picture)]
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
     figure = new_figure(figsize=(2.2 * columns, 2.4 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     edge = (0, model.config.image_size, model.config.image_size, 0)
-    for panel, (name, weights) in zip(axes, panels.items(), strict=False):
+    for panel, (name, weights) in zip(axes, panels, strict=False):
         panel.imshow(image, extent=edge)
         if weights is not None:
             panel.imshow(weights.numpy(), cmap="inferno", alpha=0.65, extent=edge)
-        panel.set_title(name, fontsize=9)
+        panel.set_title(name, fontsize=9, parse_math=False)
     for panel in axes:
         panel.set_axis_off()
     figure.suptitle(title, fontsize=10, parse_math=False, wrap=True)
     figure.savefig(out, dpi=150)
+
+
+def _panels(model: "Model", picture: "Picture") -> "list[tuple[str, Tensor]]":
+    """What is laid over a picture in a drawing, each (G, G) with its title."""
+    from zoo.nn import EncoderDecoder
+
+    if isinstance(model.module, EncoderDecoder):
+        found = gaze(model, picture)
+        return list(zip(found.words, found.layers[-1].mean(0), strict=True))
+    layers = enumerate(attention_maps(model, picture), start=1)
+    grid = model.config.grid
+    maps = [(f"layer {number}", _of_patches(layer.mean(0), grid)) for number, layer in layers]
+    return [("roll-out", seen(model, picture)), *maps]
 
 
 def _figure(out: Path) -> "type[Figure]":

@@ -8,7 +8,8 @@ from zoo.errors import DataNotFoundError, MissingExtraError
 
 # pipelines that make a text of another one: pairs of texts are learned from and measured on
 PAIRED = ("translation", "summarization", "text2text-generation")
-PICTURED = ("image-classification",)  # pipelines that read pictures
+# pipelines that read pictures
+PICTURED = ("image-classification", "image-to-text", "zero-shot-image-classification")
 
 
 def local_file(relative: str) -> Path | None:

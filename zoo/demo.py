@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 import zoo
-from zoo.data import PAIRED
+from zoo.data import PAIRED, PICTURED
 from zoo.errors import MissingExtraError, ZooError
 from zoo.numbers import plural, short_bytes, short_count, with_error
 from zoo.registry import registry
@@ -47,7 +47,8 @@ def run_demo(console: Console, picture: Path, command: str) -> bool:
             ready.append(show(console, name))
         except ZooError as error:
             console.print(Text(f"{name}: {error}", style="red"))
-    looking = [model for model in ready if model.pipeline not in PAIRED]  # at one text
+    # at one text
+    looking = [model for model in ready if model.pipeline not in (*PAIRED, *PICTURED)]
     if looking:
         console.print()
         draw(console, looking[0], picture)
@@ -90,8 +91,13 @@ def answer(model: "Model", prompt: str) -> str:
 
 
 def example(model: "Model") -> str:
-    """The text that a model's card gives to try it with."""
+    """The text that a model's card gives to try it with; of one that reads pictures a file's name.
+
+    No card could hold a picture: that model is not asked.
+    """
     assert model.card is not None  # a loaded model has one
+    if model.pipeline in PICTURED:
+        return "picture.png"
     return model.card.example or PROMPT
 
 

@@ -5,6 +5,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,6 +112,7 @@ def _machine() -> Iterator[Finding]:
         words = " ".join(str(error).split())
         yield Finding("machine", "torch", words, "wrong", "pip install --force-reinstall torch")
         return
+    yield from _torchvision(torch.__version__)
     capability = torch.backends.cpu.get_cpu_capability()
     threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores, {capability}"
     yield Finding("machine", "processor", threads)
@@ -122,6 +124,30 @@ def _machine() -> Iterator[Finding]:
     elif torch.backends.mps.is_available():
         accelerator = "Apple graphics (mps)"
     yield Finding("machine", "accelerator", accelerator)
+
+
+def _torchvision(torch_version: str) -> Iterator[Finding]:
+    """Whether torchvision, where it is installed, is one for this torch.
+
+    The CPU build of torch beside a torchvision of another build raises on import: its operators,
+    such as torchvision::nms, are compiled for the other one.
+    """
+    try:
+        found = version("torchvision")
+    except PackageNotFoundError:
+        return
+    try:
+        import_module("torchvision")
+    except (ImportError, RuntimeError, OSError) as error:
+        words = " ".join(str(error).split())
+        advice = (
+            "install both from one index, as torch's own page says for your machine: "
+            "pip install --force-reinstall torch torchvision; only [clip] needs torchvision"
+        )
+        value = f"{found} does not fit torch {torch_version}: {words}"
+        yield Finding("machine", "torchvision", value, "wrong", advice)
+    else:
+        yield Finding("machine", "torchvision", found)
 
 
 def _folders() -> Iterator[Finding]:

@@ -138,12 +138,18 @@ def _in_colour(image: "Image.Image") -> "Image.Image":
     return image.convert("RGB")
 
 
-def squared(image: "Image.Image", size: int) -> npt.NDArray[np.uint8]:
-    """A picture at S x S, (S, S, 3): both sides are brought to S, bilinearly, as ViT's are."""
+def squared(image: "Image.Image", size: int, resample: str = "bilinear") -> npt.NDArray[np.uint8]:
+    """A picture at S x S, (S, S, 3): both sides are brought to S, bilinearly, as ViT's are.
+
+    Args:
+        image: a picture.
+        size: S.
+        resample: "bilinear", or "bicubic", as BLIP's are.
+    """
     from PIL.Image import Resampling
 
     if image.size != (size, size):
-        image = image.resize((size, size), Resampling.BILINEAR)
+        image = image.resize((size, size), Resampling[resample.upper()])
     return np.asarray(image)
 
 
@@ -152,7 +158,7 @@ def pixels_of(pictures: Sequence["Picture"], config: Any) -> "Tensor":
 
     Args:
         pictures: as `open_picture` takes them.
-        config: with `image_size`, `n_channels`, `image_mean` and `image_std`.
+        config: with `image_size`, `n_channels`, `image_mean` and `image_std`, perhaps `resample`.
 
     Returns:
         Normalised pixels (B, C, S, S).
@@ -162,7 +168,8 @@ def pixels_of(pictures: Sequence["Picture"], config: Any) -> "Tensor":
     """
     import torch
 
-    found = [squared(open_picture(picture), config.image_size) for picture in pictures]
+    size, resample = config.image_size, getattr(config, "resample", "bilinear")
+    found = [squared(open_picture(picture), size, resample) for picture in pictures]
     return normalised(torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2), config)
 
 

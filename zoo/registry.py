@@ -66,6 +66,16 @@ CORE = Plugin(
                 target="zoo.pipelines.image_classification:ImageClassification",
                 summary="Gives a picture a label",
             ),
+            Pipeline(
+                "zero-shot-image-classification",
+                target="zoo.pipelines.zero_shot:ZeroShotImageClassification",
+                summary="Says which of some labels in words fits a picture",
+            ),
+            Pipeline(
+                "image-to-text",
+                target="zoo.pipelines.image_to_text:ImageToText",
+                summary="Says what a picture shows",
+            ),
         ),
         "tunings": tuple(
             Tuning(name, target=f"zoo.tuning.{target}", summary=summary)

@@ -49,7 +49,7 @@ def launch(
             inbrowser=browser,
             theme=theme(),
             css_paths=CSS,
-            max_file_size="1mb",
+            max_file_size=f"{gallery.limits.file_megabytes}mb",
             ssr_mode=False,
             footer_links=[],
         )

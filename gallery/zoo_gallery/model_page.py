@@ -3,6 +3,7 @@
 import gradio as gr
 
 from zoo import Card
+from zoo.data import PICTURED
 from zoo.errors import ZooError
 from zoo.folder import TOKENIZER
 from zoo.numbers import short_count, titled, with_error
@@ -25,7 +26,9 @@ def page(gallery: Gallery, card: Card) -> None:
         if not missing:
             with gr.Tab("Try", id="try"):
                 try_tab(gallery, card)
-        if card.trained and (card.hub or (card.folder / TOKENIZER).is_file()):
+        # a map of tokens; what a reader of pictures looks at is shown in its view
+        texts = card.pipeline not in PICTURED
+        if texts and card.trained and (card.hub or (card.folder / TOKENIZER).is_file()):
             with gr.Tab("Attention", id="attention") as tab:
                 attention_tab(gallery, card, tab)
         with gr.Tab("Training", id="training") as tab:

@@ -4,12 +4,16 @@ import shlex
 from collections.abc import Mapping
 
 from zoo import Card
-from zoo.data import PAIRED
+from zoo.data import PAIRED, PICTURED
 from zoo.registry import registry
 
 PROMPT = "The"  # for a text model whose card has no example
+PICTURE = "picture.png"  # a visitor's own
+LABELS = ("cat", "dog")  # for a model that is told labels
+TOLD = "zero-shot-image-classification"
 SAMPLING: Mapping[str, Mapping[str, float | int]] = {
     "text-generation": {"temperature": 0.8, "top_p": 0.9, "seed": 1},
+    "image-classification": {"top_k": 3},
 }  # a pipeline's options that are worth showing
 
 
@@ -19,6 +23,8 @@ def python_snippet(card: Card) -> str:
     if (text := example(card)) is not None:
         arguments = [literal(text)]
         arguments += [f"{name}={value}" for name, value in SAMPLING.get(card.pipeline, {}).items()]
+        if card.pipeline == TOLD:
+            arguments.append(f"labels=[{', '.join(map(literal, example_labels(card)))}]")
         lines.append(f"print(model({', '.join(arguments)}))")
     return "\n".join([*lines, ""])
 
@@ -31,6 +37,7 @@ def shell_snippet(card: Card) -> str:
     words = ["txzoo", "run", name]
     for option, value in SAMPLING.get(card.pipeline, {}).items():
         words += [f"--{option.replace('_', '-')}", str(value)]
+    words += ["--labels", ",".join(example_labels(card))] if card.pipeline == TOLD else []
     words += ["--", text] if text.startswith("-") else [text]
     return shlex.join(words) + "\n"
 
@@ -42,12 +49,17 @@ def http_snippet(card: Card, url: str) -> str:
         card: of the model.
         url: where the gallery answers.
     """
-    lines = ["from gradio_client import Client", "", f"client = Client({literal(url)})"]
+    shown = card.pipeline in PICTURED
+    names = "Client, handle_file" if shown else "Client"
+    lines = [f"from gradio_client import {names}", "", f"client = Client({literal(url)})"]
     if (text := example(card)) is None:
         lines.append("client.view_api()")
     else:
-        call = f"client.predict({literal(text)}, api_name={literal('/' + endpoint(card, 'run'))})"
-        answer = "[0]" if card.pipeline in PAIRED else ""  # the table of all answers comes second
+        given = f"handle_file({literal(text)})" if shown else literal(text)
+        given += f", {literal(', '.join(example_labels(card)))}" if card.pipeline == TOLD else ""
+        call = f"client.predict({given}, api_name={literal('/' + endpoint(card, 'run'))})"
+        several = card.pipeline in (*PAIRED, "image-to-text", TOLD)
+        answer = "[0]" if several else ""  # the table of all answers comes second
         lines.append(f"print({call}{answer})")
     return "\n".join([*lines, ""])
 
@@ -77,8 +89,19 @@ def endpoint(card: Card, action: str) -> str:
 
 
 def example(card: Card) -> str | None:
-    """An input to try the model with; None when the card has none and none can be guessed."""
+    """An input to try the model with; None when the card has none and none can be guessed.
+
+    That of a model which reads pictures is a file.
+    """
+    if card.pipeline in PICTURED:
+        return PICTURE
     return card.example or (PROMPT if card.pipeline == "text-generation" else None)
+
+
+def example_labels(card: Card) -> list[str]:
+    """Labels to try a model with that is told them: the example of its card, commas between."""
+    found = [label.strip() for label in (card.example or "").split(",") if label.strip()]
+    return found or list(LABELS)
 
 
 def literal(text: str) -> str:

@@ -21,6 +21,7 @@ class Limits:
     Attributes:
         new_tokens: most tokens an answer may have.
         prompt_characters: longest prompt.
+        file_megabytes: largest file, a picture above all.
         attention_tokens: longest text whose attention is drawn.
         waiting: requests that may wait for their turn; more are told that the page is busy.
         models: how many are held in memory.
@@ -32,6 +33,7 @@ class Limits:
 
     new_tokens: int = 200
     prompt_characters: int = 4000
+    file_megabytes: int = 8
     attention_tokens: int = 48
     waiting: int = 32
     models: int = 4

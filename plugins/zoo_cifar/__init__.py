@@ -7,7 +7,7 @@ from zoo import Task, hookimpl
 
 @hookimpl
 def txzoo_tasks() -> Iterable[Task]:
-    """One task."""
+    """With a head for its labels, and with labels in words."""
     return [
         Task(
             "cifar10",
@@ -16,5 +16,13 @@ def txzoo_tasks() -> Iterable[Task]:
             summary="Say which of ten things a photograph of 32 x 32 pixels shows",
             metrics=("accuracy", "macro_f1", "expected_calibration_error"),
             license="other",
-        )
+        ),
+        Task(
+            "cifar10-zero-shot",
+            pipeline="zero-shot-image-classification",
+            target="zoo_cifar.task:Cifar10ZeroShot",
+            summary="The same by sentences with the labels, for models of pictures and texts",
+            metrics=("accuracy", "bare_label_accuracy"),
+            license="other",
+        ),
     ]

@@ -8,7 +8,7 @@ Letters: N pictures, S pixels a side.
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from zoo.data import from_hub, local_file
 from zoo.errors import DataNotFoundError
 from zoo.images import squared
 from zoo.tasks import ImageClassification
+from zoo.tasks.contrastive import PHOTO_TEMPLATES, Contrastive, Source, Templated
 
 FILE = "cifar10/cifar10_jpg_full.tar.gz"
 REVISION = "0b2714987fa478483af9968de7c934580d0bb9a2"
@@ -78,6 +79,14 @@ class Cifar10(ImageClassification):
             places.append(own[-HELD_OUT:] if split == "validation" else own[:-HELD_OUT])
         kept = np.concatenate(places)
         return Stored(whole.pixels[torch.from_numpy(kept)], labels[kept].tolist())
+
+
+class Cifar10ZeroShot(Contrastive):
+    """The ten things in words; what is learned from has templates with the label as captions."""
+
+    def sources(self, split: str) -> Mapping[str, Source]:
+        """The pictures of a split."""
+        return {"cifar10": Templated("cifar10", split, PHOTO_TEMPLATES)}
 
 
 @cache

@@ -62,12 +62,14 @@ def test_the_core_brings_its_pipeline_without_any_plugin(site: Path) -> None:
         "feature-extraction",
         "fill-mask",
         "image-classification",
+        "image-to-text",
         "summarization",
         "text-classification",
         "text-generation",
         "text2text-generation",
         "token-classification",
         "translation",
+        "zero-shot-image-classification",
     ]
     assert registry().pipelines.get("txzoo:text-generation").target.startswith("zoo.pipelines.")
     assert zoo.list_plugins() == []
@@ -276,7 +278,7 @@ def test_list_models_filters(filters: dict[str, object], names: list[str]) -> No
     [
         ({"task": "wikitext2"}, "Unknown task 'wikitext2'. Did you mean 'wikitext-2'"),
         ({"architecture": "alib"}, "Unknown architecture 'alib'. Did you mean 'alibi'"),
-        ({"pipeline": "text"}, "Unknown pipeline 'text'. Did you mean 'text-classification'"),
+        ({"pipeline": "fill"}, "Unknown pipeline 'fill'. Did you mean 'fill-mask'"),
         ({"plugin": "tow"}, "Unknown plugin 'tow'"),
     ],
 )

@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from zoo_gallery.drawings import DRAWN, drawing
 
+import zoo
 from zoo.card import Card
 
 HOSTILE = "<script>window.taken = 1</script><img src=x onerror='window.taken = 1'>"
@@ -122,8 +124,29 @@ def write_plugin(site: Path, name: str, source: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, translator: Path) -> Path:
-    """The models of a plugin: one that sorts first, a damaged one, a hostile one, a translator."""
+def looker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that tells the gallery's drawings apart, a little."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for label in DRAWN:
+        (folder / "drawn" / label).mkdir(parents=True)
+        for turn in range(5):
+            image = drawing(label).rotate(3 * turn)
+            image.save(folder / "drawn" / label / f"{turn}.png")
+    sizes = {"image_size": 16, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 16}
+    steps = {"steps": 20, "batch_tokens": 16 * 12, "warmup_steps": 2}
+    zoo.train("vit-cifar10", data=folder / "drawn", out=folder / "drawn-cct", **sizes, **steps)
+    return folder / "drawn-cct"
+
+
+@pytest.fixture(scope="session")
+def models(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: Path,
+    translator: Path,
+    looker: Path,
+    captioner: Path,
+) -> Path:
+    """The models of a plugin: one that sorts first, a damaged one, a hostile one, others."""
     folder = tmp_path_factory.mktemp("acme") / "models"
     for name in ("aaa-lm", "damaged-lm", "hostile-lm", "numerals-lm"):
         shutil.copytree(translator if name == "numerals-lm" else tiny_model, folder / name)
@@ -137,6 +160,11 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, translato
             text = f"{card.text}\n\n## Limits\n\n{HOSTILE} {LINK}\n\n{frame}\n"
             card = Card(card.data, text, card.path)
         card.write(folder / name)
+    shutil.copytree(looker, folder / "drawn-cct")
+    shutil.copytree(captioner, folder / "paints")
+    card = Card.read(folder / "paints")
+    card.data["txzoo"]["name"] = "paints"
+    card.write(folder / "paints")
     (folder / "damaged-lm/README.md").write_text("---\nlicense: [\n---\n")
     return folder
 

@@ -121,7 +121,7 @@ def test_every_plugin_of_ours_passes_the_full_level(
         request.getfixturevalue("a_part_of_the_reviews")
     if name.endswith("zoo_translation"):
         request.getfixturevalue("a_part_of_the_pairs")
-    if name.endswith("zoo_cifar"):
+    if name.endswith(("zoo_cifar", "zoo_scenes")):
         request.getfixturevalue("black_pictures")
     if name.endswith("zoo_instruct"):
         request.getfixturevalue("a_part_of_the_instructions")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FILES = ("source", "out", "text_column", "resume", "overwrite")  # options of whole files
 
+TOLD = {"labels", "template", "negative_labels", "prompts"}  # to models of pictures and texts
+
 
 @click.command()
 @click.argument("ref", metavar="NAME")
@@ -50,19 +52,29 @@ FILES = ("source", "out", "text_column", "resume", "overwrite")  # options of wh
 @click.option("--text-column", metavar="NAME", help="Of --input: text unless given, or picture.")
 @click.option("--resume", is_flag=True, help="Of --input: go on where it stopped.")
 @click.option("--overwrite", is_flag=True, help="Of --output: replace what is there.")
+@click.option("--labels", metavar="A,B", help="To tell a picture by, without any training.")
+@click.option("--template", multiple=True, help="A sentence with {} for the label; again for more.")
+@click.option("--negative-labels", metavar="A,B", help="That compete and are not answered.")
+@click.option("--prompts", type=click.Path(path_type=Path), help="What txzoo prompts --out wrote.")
+@click.option("--search", metavar="TEXT", help="The pictures of a folder that fit a text best.")
 @output.json_option
 def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     """Let a model go on from a text, or say what it makes of it.
 
     Without a PROMPT, or with -, it is read from standard input. Unless an option says otherwise,
     each token is the most likely one. A model that classifies shows its labels, or the --top-k
-    best; the PROMPT of one that reads pictures is a file.
+    best; the PROMPT of one that reads pictures is a file. One of pictures and texts is told the
+    --labels, and reads a folder too.
 
     With --input and --output it is called with each line of a file, of any length: a text, or a
     table with one. What comes is that table with a "result", or with an "error".
     """
     files = {name: options.pop(name) for name in FILES}
     given = {name: value for name, value in options.items() if value not in (None, ())}
+    if given.keys() & TOLD:
+        from zoo.cli.prompts import called
+
+        given = called(given)
     if any(files.values()):
         if prompt is not None or as_json or None in (files["source"], files["out"]):
             raise click.UsageError(
@@ -73,7 +85,13 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
 
     if zoo.info(ref).pipeline in PICTURED:
         picture = read_bytes(prompt, f"txzoo run {ref} PICTURE")
-        return _say(zoo.load(ref), picture, given, as_json)
+        model = zoo.load(ref)
+        if model.pipeline == "zero-shot-image-classification":
+            from zoo.cli.prompts import look
+
+            return look(model, picture, given, as_json)
+        show = _make if model.pipeline == "image-to-text" else _say
+        return show(model, picture, given, as_json)
     prompt = read_text(prompt, f"txzoo run {ref} TEXT")
     from zoo.nn import EncoderDecoder
 
@@ -120,8 +138,8 @@ def _file(ref: str, files: dict[str, Any], options: dict[str, Any]) -> None:
         click.get_current_context().exit(1)
 
 
-def _make(model: "Model", text: str, options: dict[str, Any], as_json: bool) -> None:
-    """Show what an encoder-decoder makes of a text: one answer as it is written, or several."""
+def _make(model: "Model", text: str | bytes, options: dict[str, Any], as_json: bool) -> None:
+    """Show what an encoder-decoder makes of a text or a picture: one answer, or several."""
     several = options.get("num_return_sequences", 1) > 1 or options.get("num_beams", 1) > 1
     found: list[dict[str, Any]] = []
     with warnings.catch_warnings(record=True) as caught:
@@ -133,7 +151,7 @@ def _make(model: "Model", text: str, options: dict[str, Any], as_json: bool) -> 
     for warning in caught:
         click.echo(f"Warning: {warning.message}", err=True)
     if as_json:
-        return output.print_json({"model": model.name, "text": text, "answers": found})
+        return output.print_json({"model": model.name, **_given(model, text), "answers": found})
     if len(found) > 1 and found[0]["score"] is not None:
         rows = [(f"{answer['score']:.3f}", answer["text"]) for answer in found]
         return output.print_table(("score", "text"), rows, right=("score",))
@@ -158,14 +176,18 @@ def _say(model: "Model", asked: str | bytes, options: dict[str, Any], as_json: b
     if hasattr(found, "tolist"):  # a vector
         found = found.tolist()
     if as_json:
-        what = "picture" if model.pipeline in PICTURED else "text"
-        given = {} if isinstance(asked, bytes) else {what: asked}
-        return output.print_json({"model": model.name, **given, "result": found})
+        return output.print_json({"model": model.name, **_given(model, asked), "result": found})
     rows = [found] if isinstance(found, dict) else found
     if not rows or not isinstance(rows[0], dict):
         return click.echo(" ".join(f"{number:.4f}" for number in rows))
     cells = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
     output.print_table(tuple(rows[0]), cells, right=("score",))
+
+
+def _given(model: "Model", asked: str | bytes) -> dict[str, str]:
+    """What a model was given, for JSON; nothing where it came as bytes."""
+    what = "picture" if model.pipeline in PICTURED else "text"
+    return {} if isinstance(asked, bytes) else {what: asked}
 
 
 def read_text(argument: str | None, usage: str) -> str:
@@ -220,7 +242,10 @@ def attention(ref: str, text: str, out: Path, target: str | None) -> None:
         picture = read_bytes(text, f"txzoo attention {ref} PICTURE --out {out}")
         model = zoo.load(ref)
         draw_seen(model, picture, out, title=model.name)
-        return click.echo(f"{out}: {plural(model.config.n_layers, 'layer')} and the roll-out")
+        what = f"{plural(model.config.n_layers, 'layer')} and the roll-out"
+        if isinstance(model.module, EncoderDecoder):
+            what = "where it looks at each word that it writes"
+        return click.echo(f"{out}: {what}")
     text = read_text(text, f"txzoo attention {ref} TEXT --out {out}")
     model = zoo.load(ref)
     if target is None and not isinstance(model.module, EncoderDecoder):

@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import sys
 import tomllib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     "--data",
     metavar="FILE",
     multiple=True,
-    help="Labelled texts, sentence pairs or conversations, instead of the recipe's task.",
+    help="Labelled texts or pictures, sentence pairs or conversations, instead of a task.",
 )
 @click.option(
     "--test-data", metavar="FILE", multiple=True, help="To measure on; a part of --data if none."
@@ -72,7 +73,8 @@ def train(
 
     --data takes labelled texts of your own: a .csv, .tsv or .jsonl file, perhaps with .gz, or
     hf://datasets/owner/name. An encoder-decoder takes sentence pairs: such a file, or, with --data
-    given twice, a text file of sources and one of targets.
+    given twice, a text file of sources and one of targets. What classifies pictures takes a folder:
+    FOLDER/label/1.png, or in splits, FOLDER/train/label/1.png and FOLDER/test/label/2.png.
     """
     options: dict[str, Any] = {"tuning": tuning, "rank": rank, "base": base, **data}
     options = {key: value for key, value in options.items() if value not in (None, ())}
@@ -158,13 +160,13 @@ def _what_is_left(out: Path, again: list[str]) -> str:
     "--data",
     metavar="FILE",
     multiple=True,
-    help="Labelled texts, sentence pairs or conversations, instead of a task.",
+    help="Labelled texts or pictures, sentence pairs or conversations, instead of a task.",
 )
 @click.option("--text-column", metavar="NAME", help="Of labelled texts.")
 @click.option("--label-column", metavar="NAME", help="Of labelled texts.")
 @click.option("--source-column", metavar="NAME", help="Of sentence pairs in one file.")
 @click.option("--target-column", metavar="NAME", help="Of sentence pairs in one file.")
-@click.option("--errors", type=int, metavar="N", help="Show N texts that it is worst at.")
+@click.option("--errors", type=int, metavar="N", help="Show N of what it is worst at.")
 @click.option("--baseline", is_flag=True, help="Show beside it what TF-IDF reaches.")
 @output.json_option
 def evaluate(
@@ -183,7 +185,8 @@ def evaluate(
 
     --data takes labelled texts of your own, for text classification: a .csv, .tsv or .jsonl file,
     perhaps with .gz, or hf://datasets/owner/name. Of an encoder-decoder it takes sentence pairs:
-    such a file, or, given twice, a text file of sources and one of targets.
+    such a file, or, given twice, a text file of sources and one of targets. For image
+    classification it takes a folder: FOLDER/label/1.png, or FOLDER/test/label/1.png.
 
     --errors shows the labels that a classifier is surest of and wrong, or the sentences that a
     translator is farthest off, and what the length of a text has to do with it.
@@ -286,10 +289,14 @@ def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
 
 def _analysis(found: "Errors") -> dict[str, Any]:
     """An error analysis as JSON has it, texts whole."""
+    mistakes = [asdict(mistake) for mistake in found.surest]
+    if found.what == "pictures":
+        called = [{"picture": one.pop("text"), **one} for one in mistakes]
+        return {"pictures": found.texts, "wrong": found.wrong, "errors": called}
     return {
         "texts": found.texts,
         "wrong": found.wrong,
-        "errors": [asdict(mistake) for mistake in found.surest],
+        "errors": mistakes,
         "errors_by_length": [
             {**asdict(quarter), "share_stderr": output.finite(quarter.share_stderr)}
             for quarter in found.by_length
@@ -298,18 +305,25 @@ def _analysis(found: "Errors") -> dict[str, Any]:
 
 
 def _show_errors(found: "Errors") -> None:
-    """Print an error analysis: the texts as far as a line has room, then the lengths."""
-    output.heading(f"{found.wrong:,} of {found.texts:,} texts wrong, the surest ones first")
+    """Print an error analysis: the texts as far as a line has room, then the lengths.
+
+    Of pictures the paths stand there whole, and there are no lengths.
+    """
+    output.heading(f"{found.wrong:,} of {found.texts:,} {found.what} wrong, the surest ones first")
     facts = [(f"{m.probability:.3f}", m.given, m.label) for m in found.surest]
     titles = ("probability", "given", "right")
     taken = sum(max(map(len, cells)) for cells in zip(titles, *facts, strict=True)) + 3 * 2
     room = max(MIN_TEXT, shutil.get_terminal_size().columns - taken)
+    if found.what == "pictures":
+        room = sys.maxsize
     rows = [
         (*fact, shortened(mistake.text, room))
         for fact, mistake in zip(facts, found.surest, strict=True)
     ]
     if rows:
-        output.print_table((*titles, "text"), rows)
+        output.print_table((*titles, found.what.removesuffix("s")), rows)
+    if not found.by_length:
+        return
     output.heading("Errors by length")
     columns = ("words", "texts", "wrong", "share", "standard error")
     quarters = [

@@ -1,4 +1,4 @@
-"""Where a text classifier errs: what it is most sure of and wrong, and texts of which length."""
+"""Where a classifier errs: what it is most sure of and wrong, and texts of which length."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from zoo.errors import InputError
 from zoo.evaluation.evaluate import check_sizes, choose
 from zoo.loading import load
 from zoo.model import Model
-from zoo.tasks import TextClassification
+from zoo.tasks import ImageClassification, TextClassification
 from zoo.tasks.classification import classification_scores
 
 QUARTERS = (0.25, 0.5, 0.75)
@@ -20,11 +20,11 @@ QUARTERS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Mistake:
-    """A text that was given a wrong label.
+    """A text or a picture that was given a wrong label.
 
     Attributes:
-        place: of the text in the split, counted from 0.
-        text: the text.
+        place: of it in the split, counted from 0.
+        text: the text; of a picture what it is called, for one in a folder its path there.
         label: the right one.
         given: the one that the model gives.
         probability: that the model gives it.
@@ -63,11 +63,13 @@ class Errors:
     Attributes:
         task: name of the task, or of the file.
         split: of it.
-        texts: how many were read.
+        texts: how many were read, or pictures.
         wrong: how many of them were given a wrong label.
         surest: the wrong ones, most confident first, at most as many as were asked for.
-        by_length: the share of errors in each quarter of the texts, shortest ones first.
+        by_length: the share of errors in each quarter of the texts, shortest ones first; none of
+            pictures.
         scores: what `zoo.evaluate` returns.
+        what: was classified: "texts" or "pictures".
     """
 
     task: str
@@ -77,6 +79,7 @@ class Errors:
     surest: tuple[Mistake, ...]
     by_length: tuple[Quarter, ...]
     scores: Mapping[str, float]
+    what: str = "texts"
 
 
 def errors(
@@ -91,21 +94,21 @@ def errors(
     text_column: str | None = None,
     label_column: str | None = None,
 ) -> Errors:
-    """Find the texts that a text classifier gets wrong and is most sure of.
+    """Find the texts or pictures that a classifier gets wrong and is most sure of.
 
     Args:
         model: a model, or what `zoo.load` takes.
         task: as of `zoo.evaluate`.
         split: of the task.
-        n: how many texts at most.
-        limit: only the first so many texts are read.
+        n: how many at most.
+        limit: only the first so many are read.
         context: tokens read at once.
         data: as of `zoo.evaluate`.
         text_column: as of `zoo.evaluate`.
         label_column: as of `zoo.evaluate`.
 
     Raises:
-        InputError: the task is no text classification, or `n` is below 1.
+        InputError: the task is no classification, or `n` is below 1.
         ZooError: as of `zoo.evaluate`.
     """
     if not isinstance(model, Model):
@@ -113,14 +116,21 @@ def errors(
     entry, found = choose(
         model, task, split, data=data, text_column=text_column, label_column=label_column
     )
-    if not isinstance(found, TextClassification):
+    if not isinstance(found, TextClassification | ImageClassification):
         raise InputError(
-            f"errors are looked for in text classification; {entry.name} is a {entry.pipeline} task"
+            f"errors are looked for in the classification of texts and pictures; {entry.name} is a "
+            f"{entry.pipeline} task"
         )
     check_sizes(errors=n, limit=limit, context=context)
-    texts, labels = found.examples(split)
+    shown = isinstance(found, ImageClassification)
+    if isinstance(found, ImageClassification):
+        pictures = found.pictures(split)
+        texts, labels = found.names(split), pictures.labels
+        chances = found.probabilities(model, pictures, len(labels[:limit]))  # (N, L)
+    else:
+        texts, labels = found.examples(split)
+        chances = found.probabilities(model, texts[:limit], context)
     texts, right = texts[:limit], np.asarray(labels[:limit], dtype=np.int64)
-    chances = found.probabilities(model, texts, context)  # (N, L)
     given, sure = chances.argmax(1), chances.max(1)
     wrong = given != right
     order = [int(place) for place in np.argsort(-sure, kind="stable") if wrong[place]]
@@ -140,8 +150,9 @@ def errors(
         len(texts),
         len(order),
         tuple(surest),
-        by_length([len(text.split()) for text in texts], wrong),
+        () if shown else by_length([len(text.split()) for text in texts], wrong),
         classification_scores(chances, right, found.labels),
+        "pictures" if shown else "texts",
     )
 
 

@@ -12,7 +12,7 @@ from zoo.hookspecs import Task
 from zoo.loading import load
 from zoo.model import Model
 from zoo.registry import registry, resolve
-from zoo.tasks import BaseTask, conversation_file, labelled_file, pair_file
+from zoo.tasks import BaseTask, conversation_file, labelled_file, pair_file, picture_folder
 from zoo.tasks.conversation_file import (
     ConversationFile,
     Conversations,
@@ -22,12 +22,14 @@ from zoo.tasks.conversation_file import (
 )
 from zoo.tasks.files import warn_of_shared
 from zoo.tasks.labelled_file import LabelledFile, Table, read_table
-from zoo.tasks.own_data import LABELLED, TOLD, OwnData, check_kind
+from zoo.tasks.own_data import LABELLED, SHOWN, TOLD, OwnData, check_kind
 from zoo.tasks.pair_file import PairFile, Pairs, read_pairs
+from zoo.tasks.picture_folder import PictureFolder, read_pictures, to_measure
 
 OPENED = {
     "pairs": pair_file.open_pairs,
     "conversations": conversation_file.open_conversations,
+    "pictures": picture_folder.open_pictures,
     "texts": labelled_file.open_data,
 }
 COLUMNS = {
@@ -60,7 +62,8 @@ def evaluate(
         data: the user's own data instead of a task. For text classification labelled texts: a CSV,
             TSV or JSONL file, or `"hf://datasets/owner/name"`. For translation and the like pairs:
             such a file, or two text files, sources and targets. For text generation conversations,
-            such a file or a JSON one. All of them are the split "test";
+            such a file or a JSON one. For image classification a folder of pictures, FOLDER/label/
+            or FOLDER/test/label/. All of them are the split "test";
             of the data that the model was trained on, what was held out.
         text_column: of labelled texts; may be left out where only one column can be meant.
         label_column: likewise.
@@ -194,8 +197,8 @@ def _facts(card: Card) -> dict[str, Any]:
 
 
 def _kind(facts: Mapping[str, Any]) -> str:
-    """What the user's own data are: pairs, conversations, or labelled texts."""
-    return next((kind for kind in ("pairs", "conversations") if kind in facts), "texts")
+    """What the user's own data are: pairs, conversations, labelled pictures or texts."""
+    return next((k for k in ("pairs", "conversations", "pictures") if k in facts), "texts")
 
 
 def _entry_of(task: OwnData, pipeline: str) -> Task:
@@ -203,6 +206,8 @@ def _entry_of(task: OwnData, pipeline: str) -> Task:
         return pair_file.entry_of(task, pipeline=pipeline)
     if isinstance(task, ConversationFile):
         return conversation_file.entry_of(task)
+    if isinstance(task, PictureFolder):
+        return picture_folder.entry_of(task)
     return labelled_file.entry_of(task)
 
 
@@ -211,7 +216,7 @@ def _of_files(
 ) -> tuple[Task, OwnData]:
     """Files that the user names: all of them, or what was held out when they are the model's."""
     where, count = " and ".join(files), len(files)
-    if model.pipeline not in (*PAIRED, LABELLED, TOLD):
+    if model.pipeline not in (*PAIRED, LABELLED, TOLD, SHOWN):
         raise InputError(
             f"{where}: labelled texts measure text-classification models, {model.name} is a "
             f"{model.pipeline} model"
@@ -220,6 +225,9 @@ def _of_files(
         raise InputError(f"data is one file, or two, sources and targets; got {count}")
     check_kind({**columns, "target_path": "".join(files[1:])}, model.pipeline)
     own = _facts(model.card) if model.card is not None else {}
+    if model.pipeline == SHOWN:
+        pictures = _of_folder(model, files[0], own)
+        return _entry_of(pictures, model.pipeline), pictures
     try:
         found = _read(model.pipeline, files, columns, own)
     except NoShape as error:
@@ -243,10 +251,36 @@ def _of_files(
     return _entry_of(task, model.pipeline), task
 
 
+def _of_folder(model: Model, path: str, own: Mapping[str, Any]) -> PictureFolder:
+    """A folder of pictures that the user names: all of it, or what was held out when it is own."""
+    found = read_pictures(path)
+    train = found.get("train", found.get(picture_folder.WHOLE))
+    validation = found.get("validation")
+    if train is not None and own.get("sha256") == train.sha256:
+        if "test" not in found and "held_out" not in own:
+            raise InputError(
+                f"{model.name} was trained on {train.name}: scores on what it has learned say "
+                "nothing. Measure without --data, or on other pictures"
+            )
+        return PictureFolder(train, found.get("test"), validation, seed=own.get("seed", 1))
+    test = to_measure(found, path) if validation is None else found.get("test")
+    task = PictureFolder(None, test, validation, labels=model.config.labels)
+    if own and model.card is not None:
+        with suppress(DataNotFoundError):  # where they are not at hand nobody can tell
+            learned = trained_on(model.card)[1]
+            assert isinstance(learned, PictureFolder)  # a card with pictures is of one
+            known = learned.parts["train"].digests
+            for part in task.parts.values():
+                name = Path(path).name
+                warn_of_shared(known, part.digests, name=name, source=own["name"], what="pictures")
+    return task
+
+
 def _texts(task: OwnData, split: str) -> list[str]:
     """What decides whether a row is known: the texts, the sources, or the questions."""
     if isinstance(task, ConversationFile):
         return [question_of(messages) for messages in task.parts[split]]
+    assert not isinstance(task, PictureFolder)  # which has no texts
     return task.parts[split][0]
 
 

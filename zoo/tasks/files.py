@@ -18,6 +18,7 @@ from zoo.errors import DataNotFoundError, InputError
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson")
 NAMED = 8  # how many rows, labels or columns an error names
+PART = 5  # one text of so many is held out
 LONGEST_FIELD = 2**31 - 1  # what csv takes everywhere
 
 Found = tuple[list[str], list[tuple[int, Mapping[str, Any]]]]  # columns; rows with their numbers
@@ -38,6 +39,25 @@ def find_file(path: str, near: Path | None = None) -> Path:
     raise DataNotFoundError(
         f"{path} was not found, from {Path.cwd()} on"
         f"{f', nor in {near}' if near else ''}, nor in TXZOO_DATA ({folder})"
+    )
+
+
+def find_folder(path: str, near: Path | None = None) -> Path:
+    """A folder, looked for where `find_file` looks for files.
+
+    Raises:
+        DataNotFoundError: it is in none of these places, or a file.
+    """
+    root, name = os.environ.get("TXZOO_DATA"), Path(path).name
+    roots = [place for place in (near, Path(root) if root else None) if place is not None]
+    for place in (Path(path), *(root / one for root in roots for one in (path, name) if name)):
+        if place.is_dir():
+            return place
+    if Path(path).is_file():
+        raise DataNotFoundError(f"{path} is a file: pictures lie in a folder, FOLDER/label/1.png")
+    raise DataNotFoundError(
+        f"There is no folder {path}, from {Path.cwd()} on"
+        f"{f', nor in {near}' if near else ''}, nor in TXZOO_DATA ({root or 'not set'})"
     )
 
 
@@ -217,6 +237,23 @@ def drawn(texts: Iterable[str], seed: int, count: int) -> list[str]:
     return sorted(texts, key=place)[:count]
 
 
+def fifth_of_each(texts: Sequence[str], labels: Sequence[str], seed: int) -> set[str]:
+    """A fifth of the different texts of each label, at least one where there are two.
+
+    A text with two labels counts for the first of them.
+    """
+    label_of = dict(zip(reversed(texts), reversed(labels), strict=True))
+    groups: dict[str, list[str]] = {}
+    for text, label in label_of.items():
+        groups.setdefault(label, []).append(text)
+
+    out: set[str] = set()
+    for group in groups.values():
+        count = max(1, round(len(group) / PART)) if len(group) > 1 else 0
+        out.update(drawn(group, seed, count))
+    return out
+
+
 def in_two(
     texts: Sequence[str], others: Sequence[str], out: Collection[str]
 ) -> dict[str, tuple[list[str], list[str]]]:
@@ -235,7 +272,9 @@ def in_two(
     return {split: ([a for a, _ in part], [b for _, b in part]) for split, part in kept.items()}
 
 
-def warn_of_shared(learned: Iterable[str], texts: Sequence[str], *, name: str, source: str) -> None:
+def warn_of_shared(
+    learned: Iterable[str], texts: Sequence[str], *, name: str, source: str, what: str = "texts"
+) -> None:
     """Warn of texts that are to be measured on and were learned from.
 
     Args:
@@ -243,13 +282,14 @@ def warn_of_shared(learned: Iterable[str], texts: Sequence[str], *, name: str, s
         texts: what is measured on.
         name: where those come from, for the warning.
         source: where `learned` comes from.
+        what: they are called.
     """
     known = set(learned)
     shared = sum(text in known for text in texts)
     if shared:
         warnings.warn(
-            f"{shared:,} of the {len(texts):,} texts of {name} stand in {source} "
-            "too, among those learned from: scores on them say nothing of new texts",
+            f"{shared:,} of the {len(texts):,} {what} of {name} stand in {source} "
+            f"too, among those learned from: scores on them say nothing of new {what}",
             stacklevel=3,
         )
 

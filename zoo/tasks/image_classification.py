@@ -51,6 +51,10 @@ class ImageClassification(BaseTask):
     def pictures(self, split: str) -> Pictures:
         """The pictures of a split."""
 
+    def names(self, split: str) -> Sequence[str]:
+        """What each picture of a split is called, for people who look for it."""
+        return [f"{split} {place}" for place in range(len(self.pictures(split).labels))]
+
     def build_tokenizer(self, settings: Mapping[str, Any]) -> None:
         """Pictures have none."""
 
@@ -80,14 +84,8 @@ class ImageClassification(BaseTask):
         """Accuracy, macro F1, calibration and the confusion matrix; `limit` counts pictures.
 
         Raises:
-            InputError: the model's labels are not the task's.
+            InputError: as of `probabilities`.
         """
-        theirs = tuple(model.config.labels)
-        if theirs != self.labels:
-            raise InputError(
-                f"{model.name} has the labels {', '.join(theirs)}; the task has "
-                f"{', '.join(self.labels)}"
-            )
         pictures = self.pictures(split)
         labels = np.asarray(pictures.labels[:limit], dtype=np.int64)
         return classification_scores(
@@ -96,7 +94,17 @@ class ImageClassification(BaseTask):
 
     @torch.inference_mode()
     def probabilities(self, model: "Model", pictures: Pictures, count: int) -> Floats:
-        """The probability of each label for each of the first pictures (N, L)."""
+        """The probability of each label for each of the first pictures (N, L).
+
+        Raises:
+            InputError: the model's labels are not the task's.
+        """
+        theirs = tuple(model.config.labels)
+        if theirs != self.labels:
+            raise InputError(
+                f"{model.name} has the labels {', '.join(theirs)}; the task has "
+                f"{', '.join(self.labels)}"
+            )
         size = model.config.image_size
         found = []
         for start in range(0, count, BATCH):

@@ -17,7 +17,7 @@ from zoo.pipelines.reading import Reader, Row, last_tokens
 from zoo.tasks.classification import ExampleBatches, Floats, TextClassification
 from zoo.tasks.files import (
     Found,
-    drawn,
+    fifth_of_each,
     find_file,
     in_two,
     is_unicode,
@@ -38,7 +38,6 @@ TEXTS = "text sentence review content message comment document body tweet uttera
 LABELS = "label sentiment class category target emotion topic intent".split()
 EXAMPLE = {"text": "A joy.", "label": "positive"}
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
-PART = 5  # one text of so many is held out
 
 
 @dataclass(frozen=True)
@@ -358,19 +357,11 @@ def _check_classes(train: Table) -> None:
 
 def _held_out(train: Table, seed: int) -> set[str]:
     """A fifth of the different texts of each label."""
-    label_of = dict(zip(reversed(train.texts), reversed(train.labels), strict=True))
-    groups: dict[str, list[str]] = {}
-    for text, label in label_of.items():
-        groups.setdefault(label, []).append(text)
-
-    out: set[str] = set()
-    for texts in groups.values():
-        count = max(1, round(len(texts) / PART)) if len(texts) > 1 else 0
-        out.update(drawn(texts, seed, count))
+    out = fifth_of_each(train.texts, train.labels, seed)
     if not out:
         raise InputError(
-            f"{train.name} has too few different texts ({len(label_of)}) to hold some out: give a "
-            "file to test on, --test-data or test_data="
+            f"{train.name} has too few different texts ({len(set(train.texts))}) to hold some out: "
+            "give a file to test on, --test-data or test_data="
         )
     return out
 

@@ -1,4 +1,4 @@
-"""A user's own data in the place of a task: labelled texts, sentence pairs or conversations."""
+"""A user's own data in the place of a task: labelled texts or pictures, pairs, conversations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,15 @@ from zoo.data import PAIRED
 from zoo.errors import InputError, RecipeError
 from zoo.hookspecs import Architecture, Task
 from zoo.registry import resolve
-from zoo.tasks import conversation_file, labelled_file, pair_file
+from zoo.tasks import conversation_file, labelled_file, pair_file, picture_folder
 from zoo.tasks.conversation_file import ConversationFile
 from zoo.tasks.labelled_file import LabelledFile
 from zoo.tasks.pair_file import PairFile
+from zoo.tasks.picture_folder import PictureFolder
 
-OwnData = LabelledFile | PairFile | ConversationFile
+OwnData = LabelledFile | PairFile | ConversationFile | PictureFolder
 
-LABELLED, TOLD = "text-classification", "text-generation"
+LABELLED, TOLD, SHOWN = "text-classification", "text-generation", "image-classification"
 # what only one of the kinds has, and how a user calls it
 OF_LABELS = {"text_column": "text_column", "label_column": "label_column"}
 OF_PAIRS = {
@@ -31,12 +32,12 @@ def for_recipe(
     """The entry and the task of a recipe with [data].
 
     They are pairs where `pipeline` in [data] is one of `PAIRED`, or that of the architecture where
-    there is none; conversations for a decoder.
+    there is none; conversations for a decoder; pictures for what classifies them.
 
     Raises:
         RecipeError: the architecture does not learn from such data.
-        ZooError: as of `labelled_file.open_data`, `pair_file.open_pairs` and
-            `conversation_file.open_conversations`.
+        ZooError: as of `labelled_file.open_data`, `pair_file.open_pairs`,
+            `conversation_file.open_conversations` and `picture_folder.open_pictures`.
     """
     license, name = data.get("license", "unknown"), architecture.name
     module = resolve(architecture.target)
@@ -50,6 +51,10 @@ def for_recipe(
         check_kind(data, pipeline)
         pairs = pair_file.open_pairs(data, seed)
         return pair_file.entry_of(pairs, license, pipeline=pipeline), pairs
+    if pipeline == SHOWN:
+        check_kind(data, pipeline)
+        pictures = picture_folder.open_pictures(data, seed)
+        return picture_folder.entry_of(pictures, license), pictures
     if pipeline == TOLD and not {"text_column", "label_column"} & data.keys():
         check_kind(data, pipeline)
         try:
@@ -81,10 +86,12 @@ def check_kind(given: Mapping[str, Any], pipeline: str) -> None:
     foreign = {"sentence pairs": OF_PAIRS}
     if pipeline in PAIRED:
         takes, foreign = "sentence pairs", {"labelled texts": OF_LABELS}
-    elif pipeline == TOLD:
-        takes = "conversations, one file"
+    elif pipeline in (TOLD, SHOWN):
+        takes = "conversations, one file" if pipeline == TOLD else "pictures, one folder"
         foreign = {"sentence pairs": OF_PAIRS, "labelled texts": OF_LABELS}
     for whose, keys in foreign.items():
         for key, words in keys.items():
             if given.get(key):
-                raise InputError(f"{words} belongs to {whose}; a {pipeline} model takes {takes}")
+                raise InputError(
+                    f"{words} belongs to {whose}; a model for {pipeline} takes {takes}"
+                )

@@ -3,7 +3,7 @@
 A decoder is one whose `forward` takes a cache: it goes on from a text. Others, such as encoders,
 see all of it at once. An encoder-decoder (`zoo.nn.EncoderDecoder`) is held to a decoder's promises
 in what it writes to one source, and to an encoder's in how it reads sources. What reads pictures
-takes `pixels` in place of token ids.
+takes `pixels` in place of token ids; an encoder-decoder may, in place of its source's.
 
 Letters: B batch, T query length, S key length, V vocabulary, C channels.
 """
@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +44,7 @@ SIZES = {  # the field's words, as far as a config has them
     "dropout": 0.1,
     "image_size": 16,
 }
+TEXTS = 5  # of a model of pictures and texts
 SOURCE = (7, 3, 11, 2, 5)  # what encoder-decoders write to
 NOISE = 0.2  # added to fresh weights, so that every part of a module shows in its logits
 CLOSE = 1e-4  # largest difference between equal logits in float32, as a share of their spread
@@ -84,8 +86,19 @@ def reads_sources(subject: Subject) -> bool:
 
 
 def sees(subject: Subject) -> bool:
-    """Whether it reads pictures."""
-    return "pixels" in inspect.signature(resolve(subject.thing.target).forward).parameters
+    """Whether it reads pictures, and writes nothing of them."""
+    return looks(resolve(subject.thing.target)) and not reads_sources(subject)
+
+
+def looks(kind: type[nn.Module]) -> bool:
+    """Whether a class reads pictures; an encoder-decoder as its sources."""
+    return "pixels" in inspect.signature(kind.forward).parameters
+
+
+def meets(module: nn.Module) -> bool:
+    """Whether it reads pictures and texts, and says how well they fit."""
+    names = inspect.signature(type(module).forward).parameters
+    return {"pixels", "ids"} <= names.keys() and not isinstance(module, EncoderDecoder)
 
 
 def require_text(subject: Subject) -> None:
@@ -147,7 +160,9 @@ def shapes(subject: Subject) -> None:
         if shape != wanted and not (any_shape and shape[:1] == (B,)):
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise Failed(f"ids {(B, T)} give {found}, logits must be (B, T, V) = {wanted}")
-        if sees(subject) and shape != (B, len(module.config.labels)):
+        if meets(module) and shape != (B, TEXTS):
+            raise Failed(f"{B} pictures and {TEXTS} texts give {shape}, must be (B, texts)")
+        if sees(subject) and not meets(module) and shape != (B, len(module.config.labels)):
             raise Failed(f"{B} pictures give {shape}, logits must be (B, labels)")
         if logits.dtype != torch.float32 or not logits.isfinite().all():
             raise Failed(f"{tuple(ids.shape)} give logits of {logits.dtype}, or not all are finite")
@@ -176,7 +191,14 @@ def causal(subject: Subject) -> None:
             if torch.equal(forward(module, changed), forward(module, pixels)):
                 raise Failed("another pixel in a corner leaves the logits as they are")
         return
-    if reads_sources(subject):
+    if reads_sources(subject) and looks(type(module)):
+        pixels = sources_of(module)
+        for corner in (0, -1):
+            changed = pixels.clone()
+            changed[..., corner, corner] += 1
+            if torch.equal(module.encode(changed), module.encode(pixels)):
+                raise Failed("another pixel in a corner leaves what is read as it is")
+    elif reads_sources(subject):
         source = torch.tensor([SOURCE])
         seen = module.encode(source)
         for t in range(1, len(SOURCE)):
@@ -243,6 +265,8 @@ def padded_by_token(subject: Subject) -> None:
     """What an encoder is told by `config.pad_id`."""
     require_text(subject)
     sources = reads_sources(subject)
+    if sources and looks(resolve(subject.thing.target)):
+        raise NotApplicable("its sources are pictures, nothing of which is padding")
     if decodes(subject) and not sources:
         raise NotApplicable("a decoder's padding is told by its cache: see A315")
     module = make(subject)
@@ -296,7 +320,7 @@ def lengths(subject: Subject) -> None:
     if not isinstance(most, int) or most < LENGTH:
         raise Failed(f"max_len is {most!r}, it must be None or at least max_seq_len = {LENGTH}")
     ways: list[Callable[[Tensor], Any]] = [partial(forward, module)]
-    if reads_sources(subject):
+    if reads_sources(subject) and not looks(type(module)):
         ways.append(module.encode)
     for read in ways:
         read(random_ids(1, most))
@@ -407,6 +431,7 @@ def recorded(subject: Subject) -> None:
 def streamed(subject: Subject) -> None:
     """Through the pipeline: pieces joined, and a text in a batch, are the text."""
     require_decoder(subject)
+    from zoo.pipelines.image_to_text import ImageToText
     from zoo.pipelines.text2text import Text2Text
     from zoo.pipelines.text_generation import TextGeneration
 
@@ -423,12 +448,16 @@ def streamed(subject: Subject) -> None:
         card=None,
     )
     write: Any = (Text2Text if reads_sources(subject) else TextGeneration)(model)
+    given: tuple[Any, Any] = ("z", "a b c")
+    if looks(type(module)):
+        write = ImageToText(model)
+        given = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 200, np.uint8)
     options: dict[str, Any] = {"max_new_tokens": LENGTH - 5, "temperature": 0}
-    whole = write("a b c", **options)
-    pieces = "".join(write("a b c", stream=True, **options))
+    whole = write(given[1], **options)
+    pieces = "".join(write(given[1], stream=True, **options))
     if pieces != whole:
         raise Failed(f"streamed it writes {pieces!r}, at once {whole!r}")
-    batch = write(["z", "a b c"], **options)
+    batch = write(list(given), **options)
     if batch[1] != whole:
         raise Failed(f"in a batch it writes {batch[1]!r}, alone {whole!r}")
 
@@ -485,18 +514,36 @@ def random_ids(*shape: int) -> Tensor:
 
 
 def inputs(module: Any, B: int, T: int = LENGTH) -> Tensor:
-    """What a module reads: token ids (B, T), or pixels (B, C, size, size)."""
-    if "pixels" not in inspect.signature(type(module).forward).parameters:
+    """What a module reads: token ids (B, T), or pixels (B, C, size, size).
+
+    Of an encoder-decoder what it has written: token ids.
+    """
+    if not looks(type(module)) or isinstance(module, EncoderDecoder):
         return random_ids(B, T)
+    return random_pixels(module, B)
+
+
+def random_pixels(module: Any, B: int) -> Tensor:
+    """Pictures (B, C, size, size), the same in every run."""
     c = module.config
     generator = torch.Generator().manual_seed(B)
     return torch.randn(B, c.n_channels, c.image_size, c.image_size, generator=generator)
 
 
+def sources_of(module: Any) -> Tensor:
+    """The one source that an encoder-decoder writes to: token ids, or a picture."""
+    if not looks(type(module)):
+        return torch.tensor([SOURCE])
+    like: Tensor = next(module.parameters())
+    return random_pixels(module, 1).to(like)
+
+
 def call(module: Any, ids: Tensor, cache: Cache | None = None) -> Any:
     """Logits; of an encoder-decoder those of targets to one source."""
     if isinstance(module, EncoderDecoder):
-        return module.decode(ids, module.encode(torch.tensor([SOURCE])), None, cache)  # type: ignore[arg-type]
+        return module.decode(ids, module.encode(sources_of(module)), None, cache)  # type: ignore[arg-type]
+    if meets(module):  # pictures, to the same few texts
+        return module(ids, random_ids(TEXTS, LENGTH))
     return module(ids) if cache is None else module(ids, cache)
 
 

@@ -17,6 +17,8 @@ from zoo.model import Model
 from zoo.registry import registry, resolve
 from zoo.tasks import (
     BaseTask,
+    Captioning,
+    Contrastive,
     ImageClassification,
     InstructionTuning,
     LanguageModeling,
@@ -165,6 +167,8 @@ class PictureConfig:
     n_channels: int = 3
     image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    pad_id: int = 0
+    start_id: int = 0
 
 
 class Uniform(nn.Module):
@@ -212,7 +216,7 @@ def task_of(subject: Subject) -> Any:
             return sources[:PAIRS], targets[:PAIRS]
 
         task.pairs = first  # type: ignore[method-assign]
-    if isinstance(task, ImageClassification):
+    if isinstance(task, Captioning | Contrastive | ImageClassification):
         task.model_config = PictureConfig()
     if isinstance(task, InstructionTuning):
         told = task.conversations

@@ -58,7 +58,8 @@ def train(
             with the method's options beside it, such as `rank=8`; `data="my.csv"` takes texts of
             your own, with `test_data` and `license`: labelled ones, with `text_column` and
             `label_column`; for an encoder-decoder sentence pairs, with `source_column` and
-            `target_column`, or line by line in two files, `data=("my.en", "my.de")`.
+            `target_column`, or line by line in two files, `data=("my.en", "my.de")`; for image
+            classification a folder of pictures, `FOLDER/label/1.png`.
 
     Returns:
         The model as loaded from its folder.

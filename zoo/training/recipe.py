@@ -376,7 +376,10 @@ def _check_data(values: Mapping[str, Any], training: Mapping[str, Any]) -> None:
         raise RecipeError(f"recipe has the task {task!r} and [data]: leave one of them out")
     _check_keys("[data]", data, [*DATA.values(), *TARGETS.values(), "pipeline"])
     if "path" not in data:
-        raise RecipeError("[data] lacks path, a file of labelled texts, pairs or conversations")
+        raise RecipeError(
+            "[data] lacks path, a file of labelled texts, pairs or conversations, or a folder of "
+            "labelled pictures"
+        )
     for key, value in data.items():
         if not isinstance(value, str) or not value:
             raise RecipeError(f"[data] {key} must be a text, got {value!r}")

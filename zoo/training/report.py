@@ -50,7 +50,7 @@ ON_A_FILE = """\
 import zoo
 
 model = zoo.load("./{name}")  # where this folder lies
-print(model("A text."), model(["Two.", "Texts."]))
+print({call})
 ```
 
 ## How it was trained
@@ -58,6 +58,10 @@ print(model("A text."), model(["Two.", "Texts."]))
 By `recipe.toml` beside this card: `txzoo train recipe.toml --out {name}`. The curve is in
 `training.jsonl`.
 """
+CALLS = {
+    "image-classification": 'model("picture.png"), model(["two.png", "pictures.jpg"], top_k=3)'
+}
+TEXT_CALL = 'model("A text."), model(["Two.", "Texts."])'
 ADAPTED = """\
 # {name}
 
@@ -135,7 +139,9 @@ def new_card(
         "training": dict(training),
     }
     prose = PROSE if data is None else ON_A_FILE + about(data, task.license)
-    text = prose.format(name=recipe.name, summary=summary) if old is None else old.text
+    call = CALLS.get(task.pipeline, TEXT_CALL)
+    words = {"name": recipe.name, "summary": summary, "call": call}
+    text = prose.format(**words) if old is None else old.text
     return Card(data=front, text=text, path=folder / CARD)
 
 
@@ -150,7 +156,8 @@ def _without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def about(data: Mapping[str, Any], license: str) -> str:
     """The part of a card that says what it was trained on; braces are doubled, for `format`."""
-    what = next(kind for kind in ("pairs", "conversations", "texts") if kind in data)
+    kinds = ("pairs", "conversations", "pictures", "texts")
+    what = next(kind for kind in kinds if kind in data)
 
     def one(name: str, digest: str, count: int) -> str:
         safe = name.replace("`", "'")

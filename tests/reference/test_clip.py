@@ -1,0 +1,224 @@
+"""CLIP against open_clip itself: a checkpoint of its own format, its loss, its preprocessing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import zoo
+from zoo.errors import (
+    ConfigError,
+    FolderError,
+    HashMismatchError,
+    HubError,
+    UnknownNameError,
+    WeightsError,
+)
+from zoo.tasks.contrastive import symmetric_loss
+
+open_clip = pytest.importorskip("open_clip", reason="needs txzoo[clip]")
+pytestmark = pytest.mark.reference
+
+from zoo_clip import pinning  # noqa: E402
+
+NAME = "txzoo-tiny"
+SIZES: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 24,
+        "layers": 2,
+        "width": 32,
+        "head_width": 16,
+        "patch_size": 8,
+    },
+    "text_cfg": {
+        "context_length": 20,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 2,
+        "layers": 2,
+    },
+}
+TEXTS = (
+    "a photo of a cat",
+    "It's  A DOG!! 12 of them",
+    "naïve café — “quoted” &amp; 漢字 🙂",
+    "x " * 200,
+    "'s don't we'll",
+    "<end_of_text> hm",
+    "a\tb\nc",
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a model that is registered as open_clip's own are."""
+    folder = tmp_path_factory.mktemp("open_clip")
+    (folder / f"{NAME}.json").write_text(json.dumps(SIZES))
+    open_clip.add_model_config(folder / f"{NAME}.json")
+    torch.manual_seed(1)
+    tensors = open_clip.create_model(NAME).state_dict()
+    save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def pinned(checkpoint: Path) -> Path:
+    folder = checkpoint.parent / "clip-zero-shot"
+    pinning.pin(NAME, str(checkpoint), out=folder, license="mit")
+    return folder
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    pixels = np.random.default_rng(1).integers(0, 255, (40, 61, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_vectors_and_tokens_are_open_clips(
+    checkpoint: Path, pinned: Path, picture: Image.Image
+) -> None:
+    theirs, _, prepare = open_clip.create_model_and_transforms(NAME, pretrained=str(checkpoint))
+    theirs.eval()
+    model = zoo.load(pinned)
+    tokens = open_clip.get_tokenizer(NAME)(list(TEXTS))
+    ours = model.module.read_texts(model.tokenizer, TEXTS)
+    assert torch.equal(ours, tokens)
+    assert torch.equal(model.module.read_pictures([picture])[0], prepare(picture))
+    with torch.no_grad():
+        seen = theirs.encode_image(prepare(picture)[None], normalize=True)
+        told = theirs.encode_text(tokens, normalize=True)
+        wanted, _ = theirs.get_logits(prepare(picture)[None], tokens)
+        found = model.module(prepare(picture)[None], tokens)
+    torch.testing.assert_close(model.called.embed_pictures([picture]), seen)
+    torch.testing.assert_close(model.called.embed_texts(TEXTS), told)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_scores_are_those_of_open_clips_own_recipe(
+    checkpoint: Path, pinned: Path, picture: Image.Image
+) -> None:
+    """Their zero-shot classifier, which averages templates as Radford et al. do."""
+    theirs, _, prepare = open_clip.create_model_and_transforms(NAME, pretrained=str(checkpoint))
+    theirs.eval()
+    names, templates = ["cat", "dog", "ship"], ["a photo of a {}", "a drawing of a {}"]
+    classifier = open_clip.build_zero_shot_classifier(
+        theirs,
+        open_clip.get_tokenizer(NAME),
+        names,
+        [template.format for template in templates],
+        use_tqdm=False,
+    )
+    with torch.no_grad():
+        seen = theirs.encode_image(prepare(picture)[None], normalize=True)
+        logits = theirs.logit_scale.exp() * seen @ classifier
+    wanted = dict(zip(names, logits.softmax(-1)[0].tolist(), strict=True))
+    answers = zoo.load(pinned)(picture, labels=names, templates=templates)
+    assert {one["label"]: one["score"] for one in answers} == pytest.approx(wanted, rel=1e-4)
+    cosines = dict(zip(names, (seen @ classifier)[0].tolist(), strict=True))
+    assert {a["label"]: a["similarity"] for a in answers} == pytest.approx(cosines, abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 7])
+def test_the_loss_is_open_clips(rows: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    pictures, texts = torch.nn.functional.normalize(
+        torch.randn(2, rows, 16, generator=generator), dim=-1
+    )
+    scale = torch.tensor(12.5)
+    wanted = open_clip.ClipLoss()(pictures, texts, scale)
+    torch.testing.assert_close(symmetric_loss(scale * pictures @ texts.T), wanted)
+
+
+def test_other_preprocessing_does_not_pass(pinned: Path, tmp_path: Path) -> None:
+    """open_clip#1068: offline it took another model's."""
+    import shutil
+
+    for name, old, new in (
+        ("config.json", '"resize": "shortest"', '"resize": "squash"'),
+        ("tokenizer.json", "<start_of_text>", "<begin_of_text>"),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(pinned, folder)
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+        with pytest.raises(HashMismatchError, match=name):
+            zoo.load(folder)
+
+
+def test_the_card_says_where_it_is_from(pinned: Path, checkpoint: Path) -> None:
+    config = json.loads((pinned / "config.json").read_text())
+    digest = zoo.folder.sha256(checkpoint)
+    assert config["source"] == {
+        "model": NAME,
+        "pretrained": "weights.safetensors",
+        "file": "weights.safetensors",
+        "sha256": digest,
+    }
+    assert config["image_mean"] == list(open_clip.OPENAI_DATASET_MEAN)
+    assert (config["resize"], config["interpolation"]) == ("shortest", "bicubic")
+    card = zoo.info(pinned)
+    assert card.license == "mit" and digest in card.text
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= card.files.keys()
+    for path in pinned.iterdir():
+        if path.suffix in (".json", ".md"):
+            assert str(checkpoint.parent) not in path.read_text(), "no path of this machine"
+
+
+def test_what_cannot_be_pinned(
+    checkpoint: Path, pinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    out = tmp_path / "out"
+    with pytest.raises(UnknownNameError, match=r"'ViT-B-31'. Did you mean 'ViT-B-32'"):
+        pinning.pin("ViT-B-31", "openai", out=out)
+    with pytest.raises(UnknownNameError, match="Did you mean 'laion2b_s34b_b79k'"):
+        pinning.pin("ViT-B-32", "laion2b_s34b_b79", out=out)
+    with pytest.raises(HubError, match="Cannot get ViT-B-32 laion2b_s34b_b79k from the Hub"):
+        pinning.pin(*pinning.USUAL, out=out)
+    with pytest.raises(ConfigError, match="CoCa"):
+        pinning.pin("coca_ViT-B-32", "laion2b_s13b_b90k", out=out)
+    with pytest.raises(ConfigError, match="roberta"):
+        pinning.pin("roberta-ViT-B-32", "laion2b_s12b_b32k", out=out)
+    with pytest.raises(FolderError, match="already"):
+        pinning.pin(NAME, str(checkpoint), out=pinned)
+    tensors = load_file(checkpoint)
+    del tensors["ln_final.weight"]
+    save_file(tensors, tmp_path / "half.safetensors")
+    with pytest.raises(ConfigError, match="ln_final.weight"):
+        pinning.pin(NAME, str(tmp_path / "half.safetensors"), out=out)
+    (tmp_path / "bad.safetensors").write_bytes(checkpoint.read_bytes()[:-5])
+    with pytest.raises(WeightsError, match="cut off"):
+        pinning.pin(NAME, str(tmp_path / "bad.safetensors"), out=out)
+    monkeypatch.setitem(pinning.PINS, (NAME, "weights.safetensors"), ("0" * 40, "0" * 64))
+    with pytest.raises(HashMismatchError, match="get the file again"):
+        pinning.pin(NAME, str(checkpoint), out=out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"resize": "any"}, "resize must be one of"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std must be above 0"),
+        ({"vision": {"layers": 1 << 30}}, "beyond"),
+        ({"vision": {"no_such": 1}}, "open_clip builds no model"),
+        ({"text": {"hf_model_name": "roberta-base"}}, "would be asked of the network"),
+        ({"more": {"trust": True}}, "not read"),
+        ({"end_id": 60}, "none of 50"),
+    ],
+)
+def test_configurations_that_cannot_be(changes: dict[str, Any], words: str) -> None:
+    from zoo_clip import TINY
+
+    values = {"vocab_size": 50, "max_seq_len": 12, "image_size": 16, **TINY}
+    with pytest.raises(ConfigError, match=words):
+        zoo.create("open-clip", **{**values, **changes})
