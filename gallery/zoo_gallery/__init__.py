@@ -29,6 +29,26 @@ def txzoo_gallery_views() -> Iterable[View]:
             target="zoo_gallery.views.text_classification:view",
             summary="Shows each label's probability as a bar",
         ),
+        View(
+            "fill-mask",
+            target="zoo_gallery.views.fill_mask:view",
+            summary="Shows the likeliest words for the hidden one as bars",
+        ),
+        View(
+            "image-classification",
+            target="zoo_gallery.views.image_classification:view",
+            summary="Shows each label's probability as a bar, and what was looked at",
+        ),
+        View(
+            "zero-shot-image-classification",
+            target="zoo_gallery.views.zero_shot:view",
+            summary="Labels and templates in words, and pictures against prompts",
+        ),
+        View(
+            "image-to-text",
+            target="zoo_gallery.views.image_to_text:view",
+            summary="Says what a picture shows, and where it looked at each word",
+        ),
         *(
             View(
                 pipeline,

@@ -50,6 +50,16 @@ def test_a_model_answers_as_the_library_does(client: Client, name: str) -> None:
     assert answer.startswith(prompt) and answer != prompt
 
 
+def test_a_hidden_word_is_guessed_as_by_the_library(client: Client) -> None:
+    text = zoo.info("mlm-encoder").example
+    answer = client.predict(text, api_name="/mlm-encoder_run")
+    found = {entry["label"]: entry["confidence"] for entry in answer["confidences"]}
+    expected = {e["token_str"]: e["score"] for e in zoo.load("mlm-encoder")(text, top_k=8)}
+    assert found == pytest.approx(expected) and len(found) == 8
+    with pytest.raises(AppError, match="The text must have .*mask.* once, it has 0"):
+        client.predict("nothing is hidden", api_name="/mlm-encoder_run")
+
+
 def test_a_classifier_gives_every_label_with_its_probability(client: Client) -> None:
     text = "We must keep faith with our troops."
     answer = client.predict(text, api_name="/speech-encoder_run")
@@ -128,6 +138,9 @@ def test_the_snippet_runs(app: Any, name: str) -> None:
     model = zoo.load(name)
     if model.pipeline == "text-classification":
         assert f"'label': {model(prompt)['label']!r}" in shown.getvalue()
+        return
+    if model.pipeline == "fill-mask":
+        assert f"'label': {model(prompt)[0]['token_str']!r}" in shown.getvalue()
         return
     if (positions := getattr(model.module, "max_len", None)) is not None:
         room = positions - len(model.tokenizer.encode(prompt).ids) + 1
