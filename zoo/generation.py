@@ -177,7 +177,7 @@ def generate(
     """
     if not prompts:
         return Generation(ids=[])
-    new = _count_new(module, prompts, options)
+    new = count_new(module, prompts, options)
     ends = _ending(options, tokenizer)
     if options.num_beams > 1:
         rows = _rows(module, _repeated(prompts, options.num_beams), new, use_cache)
@@ -230,7 +230,7 @@ def stream(
             "Streaming writes one text from left to right: leave out num_beams and "
             "num_return_sequences, or stream"
         )
-    new = _count_new(module, [prompt], options)
+    new = count_new(module, [prompt], options)
     ends = _ending(options, tokenizer)
     if kept is not None:
         rows: _CachedRows | _WholeRows = _KeptRow(module, kept, list(prompt), new)
@@ -270,7 +270,7 @@ def filter_scores(
     return scores
 
 
-def _count_new(
+def count_new(
     module: nn.Module, prompts: Sequence[Sequence[int]], options: GenerationOptions
 ) -> int:
     """How many tokens to write at most, once the prompts and their lengths are found good."""
@@ -452,7 +452,7 @@ def _rows(
     return _CachedRows(module, texts, new) if use_cache else _WholeRows(module, texts)
 
 
-class _Repetition:
+class Repetition:
     """The penalty on tokens that stand in the text already (Keskar et al. 2019, arXiv:1909.05858).
 
     Args:
@@ -469,6 +469,7 @@ class _Repetition:
             self.seen[row, text] = True
 
     def __call__(self, scores: Tensor) -> Tensor:
+        """Scores (R, V) with the penalty."""
         penalised = torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
         return torch.where(self.seen, penalised, scores)
 
@@ -481,25 +482,33 @@ class _Repetition:
         self.seen = self.seen[rows]
 
 
-class _Draw:
+class Draw:
     """Draws a token for each row, each row from its own stream of chance.
 
     Rows with different texts use the same stream of the seed, so that a text's draws are those it
     would have alone; copies of a text use one stream each.
+
+    Args:
+        options: how they are drawn.
+        texts: what each row goes on from.
+        first: the number of the first copy.
     """
 
-    def __init__(self, options: GenerationOptions, texts: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, options: GenerationOptions, texts: Sequence[Sequence[int]], first: int = 0
+    ) -> None:
         seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
         copies: Counter[tuple[int, ...]] = Counter()
         self.streams = []
         for text in map(tuple, texts):
-            self.streams.append(Random(f"{seed}/{copies[text]}"))
+            self.streams.append(Random(f"{seed}/{first + copies[text]}"))
             copies[text] += 1
         self.temperature = 1.0 if options.temperature is None else options.temperature
         self.top_k = options.top_k or 0
         self.top_p = 1.0 if options.top_p is None else options.top_p
 
     def __call__(self, scores: Tensor) -> Tensor:
+        """A token for each row of scores (R, V): (R,)."""
         scores = filter_scores(
             scores, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
         )
@@ -519,8 +528,8 @@ def _tokens(
     It goes on with the rows that it is sent, or with all.
     """
     penalty = options.repetition_penalty
-    repetition = None if penalty == 1 else _Repetition(penalty, rows)
-    draw = _Draw(options, rows.written_from) if options.samples else None
+    repetition = None if penalty == 1 else Repetition(penalty, rows)
+    draw = Draw(options, rows.written_from) if options.samples else None
     scores = rows.first()
     for left in range(new - 1, -1, -1):
         if repetition is not None:
@@ -565,7 +574,7 @@ def _search(
     K = options.num_beams
     P = len(rows.texts) // K
     penalty = options.repetition_penalty
-    repetition = None if penalty == 1 else _Repetition(penalty, rows)
+    repetition = None if penalty == 1 else Repetition(penalty, rows)
     prompts = rows.texts[::K]
     places = list(range(P))  # of the prompts that are computed, among all
     scores = rows.first()  # (P * K, V)

@@ -109,22 +109,14 @@ class TextGeneration:
         """
         if start:
             yield start
-        held = ""  # may become a stop text
+        writing = Writing(pieces, options.stop)
         for token in tokens:
-            held += pieces.push(token)
-            end = find_stop(held, options.stop)
-            if end is not None:
-                if end:
-                    yield held[:end]
+            if piece := writing.push(token):
+                yield piece
+            if writing.stopped:
                 return
-            safe = len(held) - possible_stop(held, options.stop)
-            if safe:
-                yield held[:safe]
-                held = held[safe:]
-        held += pieces.rest()
-        end = find_stop(held, options.stop)
-        if held[:end]:
-            yield held[:end]
+        if piece := writing.rest():
+            yield piece
 
 
 def end_id_of(model: "Model") -> int | None:
@@ -161,6 +153,40 @@ class Pieces:
     def rest(self, ids: Sequence[int] = ()) -> str:
         """The text of these tokens and of what is held, a character that is not all there too."""
         return self.decode(self.before + self.fresh + list(ids))[len(self.decode(self.before)) :]
+
+
+class Writing:
+    """The text of tokens that come one at a time, up to the first stop text.
+
+    Args:
+        pieces: knows what they are written behind.
+        stops: texts that end it, and are no part of it.
+
+    Attributes:
+        stopped: whether one of them stood in the text.
+    """
+
+    def __init__(self, pieces: Pieces, stops: Sequence[str] = ()) -> None:
+        self.pieces, self.stops = pieces, stops
+        self.held = ""  # may become a stop text
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """The text that is certain now, or nothing."""
+        return self._certain(self.pieces.push(token), possible=True)
+
+    def rest(self) -> str:
+        """What is left when no token comes any more."""
+        return self._certain(self.pieces.rest(), possible=False)
+
+    def _certain(self, text: str, *, possible: bool) -> str:
+        self.held += text
+        end = find_stop(self.held, self.stops)
+        self.stopped = self.stopped or end is not None
+        if end is None:
+            end = len(self.held) - (possible_stop(self.held, self.stops) if possible else 0)
+        certain, self.held = self.held[:end], self.held[end:]
+        return certain
 
 
 def find_stop(text: str, stops: Sequence[str]) -> int | None:

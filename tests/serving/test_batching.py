@@ -1,0 +1,245 @@
+"""Texts that are written side by side are those that each would be alone."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import zoo
+from zoo.errors import ContextLengthError, InputError
+from zoo.generation import GenerationOptions
+from zoo.nn import Cache
+from zoo.serving.batching import Busy, Engine, Request, Slots, TooLate
+
+NAMES = ["alibi-lm", "rope-lm", "learned-lm", "relative-lm"]
+PROMPTS = [
+    "The river",
+    "In 1914 , the British army was",
+    "A",
+    "The first game of the season was played in the rain , and the second in the snow , while",
+    "She wrote three books about",
+    "Music",
+    "On the other hand , the album",
+    "It is a species of bird that is found in the south of the country and is known for its song .",
+]
+
+
+class Waiting:
+    """Somebody who waits for a text."""
+
+    def __init__(self) -> None:
+        self.pieces: queue.Queue[tuple[str, Any]] = queue.Queue()
+
+    def put(self, piece: str, ended: Any) -> None:
+        self.pieces.put((piece, ended))
+
+    def text(self) -> tuple[str, str]:
+        """All of it, and why it ended."""
+        text = ""
+        while True:
+            piece, ended = self.pieces.get(timeout=60)
+            text += piece
+            if isinstance(ended, Exception):
+                raise ended
+            if ended:
+                return text, ended
+
+
+def ask(engine: Engine, prompt: str, **values: Any) -> tuple[Request, Waiting]:
+    seconds = values.pop("seconds", 600.0)
+    somebody = Waiting()
+    ids = engine.pipeline.tokenizer.encode(prompt).ids
+    options = GenerationOptions.from_dict(values)
+    return engine.submit(ids, options, somebody.put, seconds=seconds), somebody
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=NAMES)
+def model(request: pytest.FixtureRequest) -> zoo.Model:
+    return zoo.load(request.param)
+
+
+@pytest.fixture
+def engine(model: zoo.Model) -> Iterator[Engine]:
+    made = Engine(model, rows=3)
+    yield made
+    made.close()
+
+
+def test_greedy_texts_are_those_of_each_alone(engine: Engine, model: zoo.Model) -> None:
+    """Eight prompts in three rows: they join and leave at different times."""
+    lengths = [12, 30, 5, 20, 90, 8, 25, 40]
+    asked = [
+        ask(engine, prompt, max_new_tokens=count)[1]
+        for prompt, count in zip(PROMPTS, lengths, strict=True)
+    ]
+    found = [somebody.text() for somebody in asked]
+    for prompt, count, (text, ended) in zip(PROMPTS, lengths, found, strict=True):
+        assert text == model(prompt, max_new_tokens=count, return_full_text=False)
+        assert ended == "length"
+    assert engine.tokens == sum(lengths)
+    assert engine.steps < engine.tokens / 1.5  # not one after the other
+    assert not engine.running and not engine.slots.before
+
+
+@pytest.mark.parametrize("model", ["alibi-lm"], indirect=True)
+def test_each_text_has_its_own_options(engine: Engine, model: zoo.Model) -> None:
+    options: list[dict[str, Any]] = [
+        {"temperature": 0.9, "top_p": 0.8, "seed": 5},
+        {"repetition_penalty": 1.4},
+        {"stop": [" ,", " ."]},
+        {"temperature": 0.7, "top_k": 9, "seed": 6, "repetition_penalty": 1.2},
+        {},
+    ]
+    asked = [
+        ask(engine, prompt, max_new_tokens=25, **values)[1]
+        for prompt, values in zip(PROMPTS, options, strict=False)
+    ]
+    for prompt, values, somebody in zip(PROMPTS, options, asked, strict=False):
+        text, ended = somebody.text()
+        assert text == model(prompt, max_new_tokens=25, return_full_text=False, **values)
+        assert ended == ("stop" if "stop" in values else "length")
+
+
+def test_the_token_that_ends_a_text() -> None:
+    model = zoo.load("alibi-lm")
+    tokenizer = Engine.__init__.__globals__["TextGeneration"](model).tokenizer
+    [first] = tokenizer.encode(model("The river", max_new_tokens=1, return_full_text=False)).ids
+    engine, somebody = Engine(model), Waiting()
+    engine.submit(
+        tokenizer.encode("The river").ids, GenerationOptions(), somebody.put, end_id=first
+    )
+    assert somebody.text() == ("", "stop")
+    engine.close()
+
+
+@pytest.mark.parametrize("model", ["alibi-lm"], indirect=True)
+def test_whoever_vanishes_frees_the_row(engine: Engine) -> None:
+    long = [ask(engine, "The river", max_new_tokens=100_000)[0] for _ in range(3)]
+    short = ask(engine, "In 1914 ,", max_new_tokens=3)[1]
+    time.sleep(0.1)
+    assert short.pieces.empty()  # three rows, and a fourth that waits
+    engine.cancel(long[1])
+    assert short.text()[1] == "length"
+    for request in long:
+        engine.cancel(request)
+    assert ask(engine, "In 1914 ,", max_new_tokens=3)[1].text()[1] == "length"
+
+
+@pytest.mark.parametrize("model", ["alibi-lm"], indirect=True)
+def test_a_text_that_takes_too_long_ends(engine: Engine) -> None:
+    somebody = ask(engine, "The river", max_new_tokens=1_000_000, seconds=0.3)[1]
+    with pytest.raises(TooLate, match="took too long"):
+        somebody.text()
+
+
+@pytest.mark.parametrize("model", ["learned-lm"], indirect=True)
+def test_what_cannot_be_written_is_said_at_once(engine: Engine) -> None:
+    with pytest.raises(ContextLengthError, match="this model has 256 positions"):
+        ask(engine, "The river", max_new_tokens=1000)
+    with pytest.raises(InputError, match="no beams"):
+        ask(engine, "The river", num_beams=2)
+    with pytest.raises(InputError, match="The prompt is empty"):
+        engine.submit([], GenerationOptions(), Waiting().put)
+    with pytest.raises(InputError, match="it continues no text"):
+        Engine(zoo.load("emotion-encoder"))
+
+
+def test_too_many_wait_and_the_end() -> None:
+    engine = Engine(zoo.load("alibi-lm"), rows=1, waiting=1)
+    asked = [ask(engine, "The river", max_new_tokens=100_000)[1]]
+    asked[0].pieces.get(timeout=60)  # it runs
+    asked.append(ask(engine, "The river", max_new_tokens=5)[1])
+    with pytest.raises(Busy, match="1 texts wait; ask again later"):
+        ask(engine, "The river")
+    engine.close()
+    for somebody in asked:
+        with pytest.raises(Busy, match="is being stopped"):
+            somebody.text()
+    with pytest.raises(Busy):
+        ask(engine, "The river")
+
+
+def test_an_error_reaches_all_who_wait_and_the_loop_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = zoo.load("alibi-lm")
+    engine, real, broken = Engine(model), type(model.module).forward, threading.Event()
+
+    def forward(*arguments: Any) -> Any:
+        if broken.is_set():
+            raise MemoryError("no memory")
+        return real(*arguments)
+
+    monkeypatch.setattr(type(model.module), "forward", forward)
+    asked = [ask(engine, prompt, max_new_tokens=100_000)[1] for prompt in PROMPTS[:2]]
+    asked[0].pieces.get(timeout=60)
+    broken.set()
+    for somebody in asked:
+        with pytest.raises(MemoryError):
+            somebody.text()
+    broken.clear()
+    text, _ = ask(engine, "The river", max_new_tokens=5)[1].text()
+    assert text == model("The river", max_new_tokens=5, return_full_text=False)
+    engine.close()
+
+
+def test_rows_move_with_their_keys_and_values() -> None:
+    """Whatever joins, leaves and grows: a row holds what it was given, at its end."""
+    model = zoo.load("alibi-lm")
+    slots = Slots(model.module, rows=4)
+    L, _, _, H, _, E = slots.store.shape
+    held: list[torch.Tensor] = []
+    generator = torch.Generator().manual_seed(1)
+
+    def join(*lengths: int) -> None:
+        longest = max(lengths)
+        other = Cache.of(model.module.config, len(lengths), longest)
+        other.memory = torch.rand(L, 2, len(lengths), H, longest, E, generator=generator)
+        other.advance(longest)
+        slots.join(other, [longest - length for length in lengths])
+        held.extend(
+            other.memory[:, :, row, :, longest - length :] for row, length in enumerate(lengths)
+        )
+
+    def check() -> None:
+        assert len(slots.before) == len(held) == slots.memory.shape[2]
+        for row, values in enumerate(held):
+            there = slots.memory[:, :, row, :, slots.before[row] : slots.length]
+            torch.testing.assert_close(there, values, rtol=0, atol=0)
+
+    def leave(row: int) -> None:
+        slots.leave(row)
+        last = held.pop()
+        if row < len(held):
+            held[row] = last
+
+    join(5, 9)
+    check()
+    join(70)  # longer than all, and than the columns there were
+    check()
+    assert slots.length == 70 and slots.max_len == 128
+    join(3)
+    leave(0)
+    check()
+    leave(2)  # the longest: the others move back
+    check()
+    assert slots.length < 70
+    while slots.length < slots.max_len:
+        slots.advance(1)
+        held = [torch.nn.functional.pad(values, (0, 0, 0, 1)) for values in held]
+    held = [
+        slots.memory[:, :, row, :, slots.before[row] : slots.length].clone()
+        for row in range(len(held))
+    ]
+    slots.make_room()
+    assert slots.length < slots.max_len
+    check()
