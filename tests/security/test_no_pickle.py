@@ -99,7 +99,7 @@ sys.addaudithook(hook)
 """
 WAYS = """
 # what no layout of transformers can hold
-OURS_ONLY = ("speech-alibi", "speech-encoder", "emotion-encoder")
+OURS_ONLY = ("speech-alibi", "speech-encoder", "emotion-encoder", "mlm-encoder")
 for name in zoo.list_models(bundled=True):
     model = zoo.load(name)
     options = {"max_new_tokens": 1} if model.pipeline == "text-generation" else {}
