@@ -218,11 +218,13 @@ def test_bodies_that_are_no_json(url: str, body: bytes) -> None:
 
 
 def test_a_body_without_end_is_not_held(url: str) -> None:
-    status, error = post(f"{url}/v1/completions", b" " * ((1 << 20) + 1))
-    assert status == 413 and "1,048,576 bytes" in error["message"]
     host, port = url.removeprefix("http://").split(":")
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
     with socket.create_connection((host, int(port)), timeout=60) as raw:
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        raw.sendall(f"{head}Content-Length: {(1 << 20) + 1}\r\n\r\n".encode())
+        said = b"".join(iter(lambda: raw.recv(1 << 16), b""))  # to the end: it hangs up
+        assert said.startswith(b"HTTP/1.1 413 ") and b"more than 1,048,576 bytes" in said
+    with socket.create_connection((host, int(port)), timeout=60) as raw:
         raw.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
         with pytest.raises(OSError):  # noqa: PT011  it hangs up in the middle
             for _ in range(200):
@@ -273,7 +275,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def test_answers_that_take_too_long() -> None:
-    limits = Limits(seconds=0.5, new_tokens=10**6, context=2 * 10**6)
+    limits = Limits(seconds=2.0, new_tokens=10**6, context=2 * 10**6)
     with running(limits) as url, OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
         client.completions.create(prompt="A", **{**GREEDY, "max_tokens": 1})  # it is loaded
         with pytest.raises(openai.APIStatusError, match="took too long") as caught:
