@@ -39,9 +39,9 @@ def attention_maps(model: "Model", text: "str | Picture") -> "list[Tensor]":
     """
     import torch
 
-    from zoo.nn import EncoderDecoder, record_attention
+    from zoo.nn import EncoderDecoder, VisionEncoderDecoder, record_attention
 
-    if isinstance(model.module, EncoderDecoder) and hasattr(model.config, "image_size"):
+    if isinstance(model.module, VisionEncoderDecoder):
         return [weights.flatten(2) for weights in gaze(model, text).layers]
     if isinstance(model.module, EncoderDecoder):
         return alignment(model, cast(str, text)).layers
@@ -196,10 +196,10 @@ def gaze(model: "Model", picture: "Picture", caption: str | None = None) -> Gaze
     """
     import torch
 
-    from zoo.nn import EncoderDecoder, record_attention
+    from zoo.nn import VisionEncoderDecoder, record_attention
 
     module, config = model.module, model.config
-    if not isinstance(module, EncoderDecoder) or not hasattr(config, "image_size"):
+    if not isinstance(module, VisionEncoderDecoder):
         raise InputError(f"{model.name} does not write what it sees in pictures")
     caption = str(model(picture)) if caption is None else caption
     tokenizer = tokenizer_of(model)

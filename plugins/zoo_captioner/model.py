@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import Config
-from zoo.errors import ConfigError, InputError
-from zoo.nn import Cache, EncoderDecoder, LayerNorm, SourceCache, attend, attend_source
+from zoo.errors import ConfigError
+from zoo.nn import Cache, LayerNorm, SourceCache, VisionEncoderDecoder, attend, attend_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,7 @@ class DecoderBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.norm_3(x)))  # type: ignore[no-any-return]
 
 
-class Captioner(EncoderDecoder):
+class Captioner(VisionEncoderDecoder):
     """Pixels and the ids of captions to logits of the captions' next tokens."""
 
     config_class = CaptionerConfig
@@ -243,40 +243,6 @@ class Captioner(EncoderDecoder):
                 nn.init.normal_(parameter, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-
-    def encode(self, source: Tensor, real: Tensor | None = None) -> Tensor:
-        """Read pictures.
-
-        Args:
-            source: pixels (P, C, S, S), normalised, S the config's `image_size`.
-            real: nothing of a picture is padding.
-
-        Returns:
-            The memory: a vector for each patch (P, N, D), row by row.
-
-        Raises:
-            InputError: other channels or sides.
-        """
-        c = self.config
-        if source.dim() != 4 or source.shape[1:] != (c.n_channels, c.image_size, c.image_size):
-            raise InputError(
-                f"Pixels must be (B, {c.n_channels}, {c.image_size}, {c.image_size}), "
-                f"got {tuple(source.shape)}"
-            )
-        return self.read(source, self.real(source))
-
-    def forward(self, pixels: Tensor, ids: Tensor, real: Tensor | None = None) -> Tensor:
-        """Logits of captions (B, T, V), all positions at once; `real` as in `encode`.
-
-        Raises:
-            InputError: other channels or sides.
-            ContextLengthError: a caption longer than there are positions.
-        """
-        return self.decode(ids, self.encode(pixels), None)
-
-    def real(self, source: Tensor) -> Tensor:
-        """All patches of pictures (P, C, S, S): (P, N)."""
-        return source.new_ones(len(source), self.config.grid**2, dtype=torch.bool)
 
     def read(self, source: Tensor, real: Tensor) -> Tensor:
         """Memory (P, N, D) of pictures (P, C, S, S)."""

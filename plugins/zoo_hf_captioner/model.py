@@ -38,7 +38,7 @@ from zoo.convert import (
     untangle,
 )
 from zoo.errors import ConfigError, InputError
-from zoo.nn import EncoderDecoder, SourceCache, causal_mask
+from zoo.nn import SourceCache, VisionEncoderDecoder, causal_mask
 
 KIND = "BlipForConditionalGeneration"
 IDS = {"pad_id": "pad_token_id", "start_id": "bos_token_id", "end_id": "sep_token_id"}
@@ -202,7 +202,7 @@ class _Seen:
         raise InputError("This cache has read a caption without its picture: begin with a new one")
 
 
-class HfCaptioner(EncoderDecoder):
+class HfCaptioner(VisionEncoderDecoder):
     """Pixels and the ids of captions to logits of the captions' next tokens.
 
     Raises:
@@ -223,40 +223,6 @@ class HfCaptioner(EncoderDecoder):
             theirs: nn.Module = made(their_config)
         self.aliases = untangle(theirs)
         adopt(self, theirs)
-
-    def encode(self, source: Tensor, real: Tensor | None = None) -> Tensor:
-        """Read pictures.
-
-        Args:
-            source: pixels (P, C, S, S), normalised, S the config's `image_size`.
-            real: nothing of a picture is padding.
-
-        Returns:
-            The memory: a vector for the class token and for each patch (P, N, D), row by row.
-
-        Raises:
-            InputError: other channels or sides.
-        """
-        c = self.config
-        if source.dim() != 4 or source.shape[1:] != (c.n_channels, c.image_size, c.image_size):
-            raise InputError(
-                f"Pixels must be (B, {c.n_channels}, {c.image_size}, {c.image_size}), "
-                f"got {tuple(source.shape)}"
-            )
-        return self.read(source, self.real(source))
-
-    def forward(self, pixels: Tensor, ids: Tensor, real: Tensor | None = None) -> Tensor:
-        """Logits of captions (B, T, V), all positions at once; `real` as in `encode`.
-
-        Raises:
-            InputError: other channels or sides.
-            ContextLengthError: a caption longer than there are positions.
-        """
-        return self.decode(ids, self.encode(pixels), None)
-
-    def real(self, source: Tensor) -> Tensor:
-        """Nothing of pictures is padding: (P, 1)."""
-        return source.new_ones(len(source), 1, dtype=torch.bool)
 
     def read(self, source: Tensor, real: Tensor) -> Tensor:
         """Memory (P, N, D) of pictures (P, C, S, S)."""

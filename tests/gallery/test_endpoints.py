@@ -15,9 +15,11 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from zoo_gallery.snippets import http_snippet
+from zoo_gallery.drawings import drawing
+from zoo_gallery.snippets import PICTURE, http_snippet
 from zoo_gallery.state import Limits
-from zoo_gallery.views.text_classification import classifier
+from zoo_gallery.views.bars import reader
+from zoo_gallery.views.text_classification import labels
 
 import zoo
 from zoo.attention import token_labels
@@ -126,12 +128,19 @@ def test_many_at_once_each_get_their_own(client: Client) -> None:
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_the_snippet_runs(app: Any, name: str) -> None:
+def test_the_snippet_runs(
+    app: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawing("ship").save(PICTURE)  # what models of pictures are shown
     code = http_snippet(zoo.info(name), app.url)
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         exec(compile(code, "snippet", "exec"), space := {})
     space["client"].close()
+    if zoo.info(name).pipeline == "image-to-text":
+        assert shown.getvalue().splitlines()[-1] == zoo.load(name)(PICTURE, num_beams=4)
+        return
     calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
     (prompt,) = [ast.literal_eval(c.args[0]) for c in calls if "predict" in ast.unparse(c.func)]
     defaults = {"temperature": 0.8, "top_p": 0.9, "seed": 1, "max_new_tokens": 60}
@@ -168,5 +177,5 @@ def test_only_what_the_model_warns_of_is_shown(monkeypatch: pytest.MonkeyPatch) 
 
     models = SimpleNamespace(get=lambda name, tell=None: model)
     gallery: Any = SimpleNamespace(limits=Limits(), models=models)
-    assert classifier(gallery, zoo.info("emotion-encoder"))("a text") == {"joy": 1.0}
+    assert reader(gallery, zoo.info("emotion-encoder"), labels)("a text") == {"joy": 1.0}
     assert shown == ["the text did not fit"]

@@ -1,5 +1,6 @@
 """The server, as OpenAI's own client and as clients that mean no good meet it."""
 
+import base64
 import json
 import os
 import signal
@@ -151,7 +152,7 @@ def test_embeddings_are_those_of_the_pipeline(client: OpenAI) -> None:
         for row, vector in zip(found.data, expected, strict=True):
             given: Any = row.embedding
             if form == "base64":
-                given = np.frombuffer(__import__("base64").b64decode(given), "<f4")
+                given = np.frombuffer(base64.b64decode(given), "<f4")
             np.testing.assert_allclose(given, vector, atol=1e-6)
 
 
@@ -186,7 +187,9 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("completions", {**GREEDY, "prompt": [["a"]]}, 400, "prompt must be a text"),
     ("completions", {**GREEDY, "prompt": [10**9]}, 400, "tokens must lie from 0 to"),
     ("completions", {**GREEDY, "prompt": "a", "max_tokens": -1}, 400, "max_tokens must be a whole"),
+    ("completions", {**GREEDY, "prompt": "a", "max_tokens": 0}, 400, "from 1 to 2048, got 0"),
     ("completions", {**GREEDY, "prompt": "a", "max_tokens": 10**6}, 400, "from 1 to 2048, got"),
+    ("completions", {**GREEDY, "prompt": "a", "stop": 5}, 400, "stop must be a text or a list"),
     ("completions", {**GREEDY, "prompt": "a", "temperature": -1}, 400, "temperature must be 0"),
     ("completions", {**GREEDY, "prompt": "a", "n": 99}, 400, "must be from 1 to 16, got n=99"),
     ("completions", {**GREEDY, "prompt": "a", "logprobs": 5}, 400, "logprobs is not supported"),

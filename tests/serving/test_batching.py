@@ -13,6 +13,7 @@ import zoo
 from zoo.errors import ContextLengthError, InputError
 from zoo.generation import GenerationOptions
 from zoo.nn import Cache
+from zoo.pipelines import tokenizer_of
 from zoo.serving.batching import Busy, Engine, Request, Slots, TooLate
 
 NAMES = ["alibi-lm", "rope-lm", "learned-lm", "relative-lm"]
@@ -111,7 +112,7 @@ def test_each_text_has_its_own_options(engine: Engine, model: zoo.Model) -> None
 
 def test_the_token_that_ends_a_text() -> None:
     model = zoo.load("alibi-lm")
-    tokenizer = Engine.__init__.__globals__["TextGeneration"](model).tokenizer
+    tokenizer = tokenizer_of(model)
     [first] = tokenizer.encode(model("The river", max_new_tokens=1, return_full_text=False)).ids
     engine, somebody = Engine(model), Waiting()
     engine.submit(

@@ -8,7 +8,7 @@ from zoo.nn.attention import (
     record_attention,
 )
 from zoo.nn.cache import Cache, SourceCache
-from zoo.nn.encoder_decoder import EncoderDecoder
+from zoo.nn.encoder_decoder import EncoderDecoder, VisionEncoderDecoder
 from zoo.nn.norms import LayerNorm, RMSNorm
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "LayerNorm",
     "RMSNorm",
     "SourceCache",
+    "VisionEncoderDecoder",
     "attend",
     "attend_source",
     "causal_mask",

@@ -1,15 +1,16 @@
 """How an encoder-decoder is called, by whoever trains it or lets it write.
 
 Letters: P sources, R targets (several to a source in beam search), B pairs, S source length, T
-target length, D width, V vocabulary.
+target length, D width, V vocabulary, C channels, I pixels a side, N vectors of a picture.
 """
 
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from zoo.errors import ContextLengthError
+from zoo.errors import ContextLengthError, InputError
 from zoo.nn.cache import SourceCache
 
 
@@ -106,3 +107,53 @@ class EncoderDecoder(nn.Module, ABC):
         self, ids: Tensor, memory: Tensor, real: Tensor | None, cache: SourceCache | None
     ) -> Tensor:
         """`decode`, of targets that fit; the cache is filled, not advanced."""
+
+
+class VisionEncoderDecoder(EncoderDecoder):
+    """Pixels and the ids of captions to logits of the captions' next tokens.
+
+    Its sources are pictures, of which nothing is padding.
+
+    Attributes:
+        config: has `image_size` (I), `n_channels` (C), `image_mean` and `image_std` besides what an
+            encoder-decoder's has; no `pad_id` is needed.
+    """
+
+    def encode(self, source: Tensor, real: Tensor | None = None) -> Tensor:
+        """Read pictures.
+
+        Args:
+            source: pixels (P, C, I, I), normalised.
+            real: not asked for.
+
+        Returns:
+            The memory: vectors of what stands where in the picture (P, N, D).
+
+        Raises:
+            InputError: other channels or sides.
+        """
+        c = self.config
+        if source.dim() != 4 or source.shape[1:] != (c.n_channels, c.image_size, c.image_size):
+            raise InputError(
+                f"Pixels must be (B, {c.n_channels}, {c.image_size}, {c.image_size}), "
+                f"got {tuple(source.shape)}"
+            )
+        return self.read(source, self.real(source))
+
+    def forward(self, pixels: Tensor, ids: Tensor, real: Tensor | None = None) -> Tensor:
+        """Logits of captions (B, T, V), all positions at once.
+
+        Args:
+            pixels: (B, C, I, I), normalised.
+            ids: token ids of the captions (B, T), each begun with `start_id`.
+            real: not asked for.
+
+        Raises:
+            InputError: other channels or sides.
+            ContextLengthError: a caption longer than there are positions.
+        """
+        return self.decode(ids, self.encode(pixels), None)
+
+    def real(self, source: Tensor) -> Tensor:
+        """Nothing of pictures is padding: (P, 1)."""
+        return source.new_ones(len(source), 1, dtype=torch.bool)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.errors import InputError
 from zoo.generation import GenerationOptions, generate, stream
 from zoo.images import pixels_of
-from zoo.nn import EncoderDecoder
+from zoo.nn import VisionEncoderDecoder
 from zoo.pipelines import tokenizer_of
 from zoo.pipelines.text2text import Candidate, Given
 from zoo.pipelines.text_generation import Pieces, find_stop
@@ -28,18 +28,16 @@ BATCH = 64  # pictures read at once
 class ImageToText:
     """`model("cat.jpg")` gives `"a cat on a chair"`.
 
-    The module is a `zoo.nn.EncoderDecoder` whose sources are pixels (P, C, S, S); its config has
-    `image_size`, `n_channels`, `image_mean` and `image_std`.
+    The module is a `zoo.nn.VisionEncoderDecoder`.
 
     Raises:
         InputError: the model has no tokenizer, or does not write what it sees.
     """
 
     def __init__(self, model: "Model") -> None:
-        if not isinstance(model.module, EncoderDecoder) or not hasattr(model.config, "image_size"):
+        if not isinstance(model.module, VisionEncoderDecoder):
             raise InputError(
-                f"image-to-text needs a zoo.nn.EncoderDecoder that reads pictures, {model.name} "
-                "is none"
+                f"image-to-text needs a zoo.nn.VisionEncoderDecoder, {model.name} is none"
             )
         self.name, self.config, self.module = model.name, model.config, model.module
         self.tokenizer = tokenizer_of(model)
@@ -142,7 +140,7 @@ class Seen(Given):
         pixels: normalised (P, C, S, S).
     """
 
-    def __init__(self, module: EncoderDecoder, pixels: Tensor) -> None:
+    def __init__(self, module: VisionEncoderDecoder, pixels: Tensor) -> None:
         nn.Module.__init__(self)
         self.module, self.config, self.max_len = module, module.config, module.max_len
         self.first_id = None

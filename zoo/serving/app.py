@@ -88,7 +88,6 @@ class Served:
 
     Attributes:
         model: loaded.
-        since: seconds of the epoch.
         engine: writes, if it is a decoder.
         chat: knows its template, if it is one.
         embed: turns texts into vectors, if it is an encoder.
@@ -96,7 +95,6 @@ class Served:
     """
 
     model: "Model"
-    since: int
     engine: Engine | None = None
     chat: Chat | None = None
     embed: FeatureExtraction | None = None
@@ -235,7 +233,7 @@ class Serving:
         with self.loading:
             if name not in self.served:
                 model = load(name)
-                one = Served(model, since=int(time.time()))
+                one = Served(model)
                 if model.pipeline == "text-generation":
                     limits = self.limits
                     one.engine = Engine(model, rows=limits.rows, waiting=limits.waiting)
@@ -284,7 +282,7 @@ class Serving:
         def choice(index: int, text: str, ended: str | None, _first: bool) -> dict[str, Any]:
             return {"index": index, "text": text, "finish_reason": ended, "logprobs": None}
 
-        writing = Writing(self, one, ids, options, _copies(values, len(ids)))
+        writing = Answers(self, one, ids, options, _copies(values, len(ids)))
         return await self._answer(request, values, writing, "text_completion", choice, choice)
 
     async def chat_completions(self, request: Request) -> Response:
@@ -309,7 +307,7 @@ class Serving:
             delta |= {"content": text} if text or first else {}
             return {"index": index, "delta": delta, "finish_reason": ended, "logprobs": None}
 
-        writing = Writing(self, one, [ids], options, _copies(values, 1), chat.end_id)
+        writing = Answers(self, one, [ids], options, _copies(values, 1), chat.end_id)
         return await self._answer(request, values, writing, "chat.completion", whole, piece)
 
     async def embeddings(self, request: Request) -> Response:
@@ -359,7 +357,8 @@ class Serving:
 
     def _options(self, values: Mapping[str, Any], usual: int, stop: str = "") -> GenerationOptions:
         """How a request wants its answer written."""
-        most = values.get("max_completion_tokens") or values.get("max_tokens") or usual
+        asked = (values.get("max_completion_tokens"), values.get("max_tokens"), usual)
+        most = next(given for given in asked if given is not None)
         if type(most) is not int or not 1 <= most <= self.limits.new_tokens:
             raise InputError(
                 f"max_tokens must be a whole number from 1 to {self.limits.new_tokens}, "
@@ -368,7 +367,9 @@ class Serving:
         given = {key: values[key] for key in (*OWN, *MORE) if values.get(key) is not None}
         given.setdefault("temperature", 1.0)
         stops = given.pop("stop", [])
-        stops = [stops] if isinstance(stops, str) else list(stops)
+        stops = [stops] if isinstance(stops, str) else stops
+        if not isinstance(stops, list):
+            raise InputError(f"stop must be a text or a list of texts, got {stops!r}")
         if given["temperature"] == 0:
             given = {key: given[key] for key in given if key not in ("top_p", "top_k")}
         options = {**given, "max_new_tokens": most, "stop": [*stops, *([stop] if stop else [])]}
@@ -378,7 +379,7 @@ class Serving:
         self,
         request: Request,
         values: Mapping[str, Any],
-        writing: "Writing",
+        writing: "Answers",
         kind: str,
         whole: Callable[[int, str, str | None, bool], dict[str, Any]],
         piece: Callable[[int, str, str | None, bool], dict[str, Any]],
@@ -413,7 +414,7 @@ class Serving:
 
     async def _events(
         self,
-        writing: "Writing",
+        writing: "Answers",
         head: dict[str, Any],
         piece: Callable[[int, str, str | None, bool], dict[str, Any]],
         counted: bool,
@@ -435,7 +436,7 @@ class Serving:
         yield "data: [DONE]\n\n"
 
 
-class Writing:
+class Answers:
     """The answers of one request, as they are written.
 
     Args:

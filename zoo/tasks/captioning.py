@@ -25,6 +25,7 @@ from zoo.tasks.translation import end_id_of, metrics, tokens, translation_scores
 from zoo.tokenization import build_tokenizer, end_texts, pad_id_of
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from tokenizers import Tokenizer
 
     from zoo.model import Model
@@ -72,6 +73,13 @@ class Captioning(BaseTask):
     @abstractmethod
     def pictures(self, split: str) -> Captioned:
         """The pictures of a split."""
+
+    def drawing(self, split: str, place: int, size: int) -> "Image":
+        """One of its own pictures, S pixels a side, to show."""
+        from PIL.Image import fromarray
+
+        (pixels,) = self.pictures(split)([place], size)  # (3, S, S)
+        return fromarray(pixels.permute(1, 2, 0).numpy())
 
     def described(self, caption: str) -> Mapping[str, str]:
         """What a caption says, by attribute; what it leaves out is left out."""

@@ -1,7 +1,6 @@
 """Try a model that says what a picture shows: the caption, what came close, where it looked."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from typing import Any
 
 import gradio as gr
@@ -14,7 +13,7 @@ from zoo_gallery.snippets import endpoint, reference
 from zoo_gallery.state import COMPUTE, Gallery
 from zoo_gallery.views import telling
 from zoo_gallery.views.pictures import DRAWINGS, drawn_by, laid_over, picture_input, require
-from zoo_gallery.views.text2text import BEAMS, answers
+from zoo_gallery.views.writing import BEAMS, search_controls, write_answer
 
 SMALL = 112  # pixels a side of the picture at each word
 
@@ -29,12 +28,7 @@ def view(gallery: Gallery, card: Card) -> None:
                 stop = gr.Button("Stop", variant="stop", min_width=80)
             written = gr.Textbox(label="What it writes", lines=2, max_lines=12, interactive=False)
         with gr.Column(scale=2, min_width=280):
-            beams = gr.Slider(
-                1, 8, BEAMS, step=1, label="Beams", info="1 writes word by word as one watches"
-            )
-            penalty = gr.Slider(
-                0, 2, 1, step=0.1, label="Length penalty", info="Above 1 prefers longer answers"
-            )
+            beams, penalty = search_controls()
             others = gr.HTML("")
     looked = gr.HTML("")
     writing = write.click(
@@ -80,7 +74,7 @@ def writer(gallery: Gallery, card: Card) -> Callable[..., Iterator[tuple[str, st
     """The function behind the button of one model."""
     name = reference(card)
 
-    def write(
+    def answer(
         picture: str | None,
         num_beams: int = BEAMS,
         length_penalty: float = 1.0,
@@ -89,27 +83,10 @@ def writer(gallery: Gallery, card: Card) -> Callable[..., Iterator[tuple[str, st
         with telling():
             given = require(picture)
             model = gallery.models.get(name, lambda line: progress(None, desc=line))
-            beams, most = int(num_beams), gallery.limits.new_tokens
-            positions = getattr(model.module, "max_len", None)
-            length = {"max_new_tokens": most if positions is None else min(most, positions)}
-            if beams > 1:
-                found = model(
-                    given,
-                    num_beams=beams,
-                    num_return_sequences=beams,
-                    length_penalty=float(length_penalty),
-                    return_scores=True,
-                    **length,
-                )
-                yield found[0]["text"], answers(found)
-                return
-            text = ""
-            with closing(model(given, stream=True, **length)) as pieces:
-                for piece in pieces:
-                    text += piece
-                    yield text, ""
+            most = gallery.limits.new_tokens
+            yield from write_answer(model, given, int(num_beams), float(length_penalty), most)
 
-    return write
+    return answer
 
 
 def looker(gallery: Gallery, card: Card) -> Callable[[str | None, str], dict[str, Any]]:

@@ -69,13 +69,8 @@ def drawn_by(gallery: Gallery, name: str) -> Mapping[str, Callable[[], Image.Ima
     task = resolve(gallery.registry.tasks.get(name).target)()
     if not getattr(task, "drawn", False):
         return {}
-
-    def draw(split: str, place: int) -> Image.Image:
-        (pixels,) = task.pictures(split)([place], SIDE)  # (3, S, S)
-        return Image.fromarray(pixels.permute(1, 2, 0).numpy())
-
     return {
-        f"{split.replace('_', ' ')} {place + 1}": partial(draw, split, place)
+        f"{split.replace('_', ' ')} {place + 1}": partial(task.drawing, split, place, SIDE)
         for split in task.test_splits
         for place in range(EACH)
     }

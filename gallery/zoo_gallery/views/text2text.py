@@ -1,18 +1,14 @@
 """Try a model that makes a text of another: the answer, others that came close, as a list."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import gradio as gr
 
 from zoo import Card
-from zoo_gallery import markup
 from zoo_gallery.snippets import endpoint, example, reference
 from zoo_gallery.state import COMPUTE, Gallery
-from zoo_gallery.views import check_length, telling, warned
-
-BEAMS = 4  # at first, as many as the scores of cards are measured with
+from zoo_gallery.views import check_length, telling
+from zoo_gallery.views.writing import BEAMS, search_controls, write_answer
 
 
 def view(gallery: Gallery, card: Card) -> None:
@@ -28,12 +24,7 @@ def view(gallery: Gallery, card: Card) -> None:
                 restore = gr.Button("Example", min_width=80)
             written = gr.Textbox(label="What it writes", lines=3, max_lines=24, interactive=False)
         with gr.Column(scale=2, min_width=280):
-            beams = gr.Slider(
-                1, 8, BEAMS, step=1, label="Beams", info="1 writes word by word as one watches"
-            )
-            penalty = gr.Slider(
-                0, 2, 1, step=0.1, label="Length penalty", info="Above 1 prefers longer answers"
-            )
+            beams, penalty = search_controls()
     others = gr.HTML("")
     writing = gr.on(
         [write.click, source.submit],
@@ -55,7 +46,7 @@ def writer(gallery: Gallery, card: Card) -> Callable[..., Iterator[tuple[str, st
     """The function behind the button of one model."""
     name = reference(card)
 
-    def write(
+    def answer(
         source: str,
         num_beams: int = BEAMS,
         length_penalty: float = 1.0,
@@ -64,37 +55,7 @@ def writer(gallery: Gallery, card: Card) -> Callable[..., Iterator[tuple[str, st
         with telling():
             check_length(source, gallery.limits.prompt_characters)
             model = gallery.models.get(name, lambda line: progress(None, desc=line))
-            beams, most = int(num_beams), gallery.limits.new_tokens
-            positions = getattr(model.module, "max_len", None)
-            length = {"max_new_tokens": most if positions is None else min(most, positions)}
-            with warned():
-                if beams == 1:
-                    pieces = model(source, stream=True, **length)
-                else:
-                    found = model(
-                        source,
-                        num_beams=beams,
-                        num_return_sequences=beams,
-                        length_penalty=float(length_penalty),
-                        return_scores=True,
-                        **length,
-                    )
-            if beams > 1:
-                yield found[0]["text"], answers(found)
-                return
-            text = ""
-            with closing(pieces):
-                for piece in pieces:
-                    text += piece
-                    yield text, ""
+            most = gallery.limits.new_tokens
+            yield from write_answer(model, source, int(num_beams), float(length_penalty), most)
 
-    return write
-
-
-def answers(found: Iterable[Mapping[str, Any]]) -> str:
-    """A table of the answers of beam search, best first; other tokens may make the same text."""
-    rows: dict[str, str] = {}
-    for answer in found:
-        rows.setdefault(answer["text"], f"{answer['score']:.3f}")
-    titles = ["Answer", "Log-probability by length"]
-    return markup.table("All answers, best first", titles, list(rows.items()), texts=True)
+    return answer

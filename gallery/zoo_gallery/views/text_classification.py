@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from zoo import Card
+from zoo import Card, Model
 from zoo.attribution import METHODS, attributions
 from zoo_gallery import markup
-from zoo_gallery.snippets import endpoint, example, reference
+from zoo_gallery.snippets import reference
 from zoo_gallery.state import COMPUTE, Gallery
-from zoo_gallery.views import check_length, telling, warned
+from zoo_gallery.views import check_length, telling
+from zoo_gallery.views.bars import text_and_bars
 
 WARNING = (
     "Blue words spoke for the label, orange and underlined ones against it. What decided for the "
@@ -21,27 +22,13 @@ WORDS = 20  # in the table
 
 def view(gallery: Gallery, card: Card) -> None:
     """Build the tab: a text, and bars of its labels."""
-    start = example(card) or ""
-    with gr.Row(elem_classes="zoo-try"):
-        with gr.Column(scale=3, min_width=280):
-            text = gr.Textbox(start, label="Text", lines=4, max_lines=12)
-            with gr.Row():
-                classify = gr.Button("Classify", variant="primary", min_width=80)
-                restore = gr.Button("Example", min_width=80)
-        with gr.Column(scale=2, min_width=280):
-            # hidden while empty: Gradio names its placeholder in a way that readers cannot take
-            bars = gr.Label(label="Labels", visible=False)
-    asked = [classify.click, text.submit]
-    gr.on(asked, lambda: gr.Label(visible=True), None, bars, queue=False, api_visibility="private")
-    gr.on(
-        asked,
-        classifier(gallery, card),
-        text,
-        bars,
-        api_name=endpoint(card, "run"),
-        api_description=f"{card.name} gives a text a label; returns each label's probability.",
-        concurrency_id=COMPUTE,
-        trigger_mode="once",
+    text = text_and_bars(
+        gallery,
+        card,
+        labels,
+        verb="Classify",
+        label="Labels",
+        description=f"{card.name} gives a text a label; returns each label's probability.",
     )
     with gr.Accordion("Which words decided", open=False):
         gr.HTML(markup.paragraph(WARNING))
@@ -57,25 +44,11 @@ def view(gallery: Gallery, card: Card) -> None:
         trigger_mode="once",
         api_visibility="private",
     )
-    restore.click(lambda: start, None, text, queue=False, api_visibility="private")
 
 
-def classifier(gallery: Gallery, card: Card) -> Callable[..., dict[str, float]]:
-    """The function behind the Classify button of one model."""
-    name = reference(card)
-
-    def classify(
-        text: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio asks for it
-    ) -> dict[str, float]:
-        with telling():
-            check_length(text, gallery.limits.prompt_characters)
-            model = gallery.models.get(name, lambda line: progress(None, desc=line))
-            with warned():
-                found = model(text, top_k=None)
-            return {entry["label"]: entry["score"] for entry in found}
-
-    return classify
+def labels(model: Model, text: str) -> dict[str, float]:
+    """The probability of every label."""
+    return {entry["label"]: entry["score"] for entry in model(text, top_k=None)}
 
 
 def explainer(gallery: Gallery, card: Card) -> Callable[[str, str], tuple[str, str]]:
