@@ -13,12 +13,15 @@ import zoo
 from zoo.data import PAIRED, PICTURED
 from zoo.errors import MissingExtraError, ZooError
 from zoo.numbers import plural, short_bytes, short_count, with_error
-from zoo.registry import registry
+from zoo.registry import registry, resolve
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from zoo.model import Model
 
 PROMPT = "The"  # for a card without an example
+SIDE = 224  # pixels of a picture that a task draws
 LINES = 4  # at most so many of what a model wrote
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "seed": 1}
 
@@ -74,7 +77,8 @@ def show(console: Console, name: str) -> "Model":
         console.print(Padding(line.append(f" {score.split}"), (0, 0, 0, 2), expand=False))
     model = zoo.load(name)
     prompt = example(model)
-    text = Text.assemble((prompt, "bold"), re.sub(r"\s*\n\s*", "\n", answer(model, prompt)))
+    shown = "a drawing" if model.pipeline == "image-to-text" else prompt
+    text = Text.assemble((shown, "bold"), re.sub(r"\s*\n\s*", "\n", answer(model, prompt)))
     lines = text.wrap(console, console.width - 4)
     console.print(Padding(Text("\n").join(lines[:LINES]), (0, 0, 0, 4), expand=False))
     return model
@@ -84,6 +88,9 @@ def answer(model: "Model", prompt: str) -> str:
     """What stands behind the prompt: the text that goes on, the translation, the likely labels."""
     if model.pipeline in PAIRED:
         return f" → {model(prompt, num_beams=4)}"
+    if model.pipeline == "image-to-text":
+        picture = drawing(model)
+        return "" if picture is None else f" → {model(picture, num_beams=4)}"
     if model.pipeline == "text-generation":
         return str(model(prompt, return_full_text=False, **SAMPLING)).rstrip()
     found = model(prompt, top_k=2) if model.pipeline == "text-classification" else []
@@ -93,12 +100,22 @@ def answer(model: "Model", prompt: str) -> str:
 def example(model: "Model") -> str:
     """The text that a model's card gives to try it with; of one that reads pictures a file's name.
 
-    No card could hold a picture: that model is not asked.
+    No card could hold a picture: a model is asked about one only if its task draws its own.
     """
     assert model.card is not None  # a loaded model has one
     if model.pipeline in PICTURED:
         return "picture.png"
     return model.card.example or PROMPT
+
+
+def drawing(model: "Model") -> "Image | None":
+    """A picture for a model whose task draws its own, one that it has not learned from."""
+    assert model.card is not None  # a loaded model has one
+    tasks = registry().tasks
+    if model.card.task not in tasks.names():
+        return None
+    task = resolve(tasks.get(model.card.task).target)()
+    return task.drawing("test", 0, SIDE) if getattr(task, "drawn", False) else None
 
 
 def draw(console: Console, model: "Model", picture: Path) -> None:

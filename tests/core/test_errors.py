@@ -175,7 +175,7 @@ def test_the_command_shows_the_baseline_beside(tmp_path: Path) -> None:
     path.write_text("\n".join(["text,label", *rows]))
     sizes = {"max_seq_len": 16, "d_model": 8, "n_layers": 1, "n_heads": 1, "d_ff": 8}
     zoo.train(
-        "imdb-encoder",
+        "emotion-encoder",
         data=path,
         out=tmp_path / "m",
         steps=1,

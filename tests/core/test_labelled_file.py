@@ -75,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     write(folder / "my.csv", ROWS)
     with contextlib.chdir(folder):
-        zoo.train("imdb-encoder", data="my.csv", out="mine", steps=100, **SIZES)
+        zoo.train("emotion-encoder", data="my.csv", out="mine", steps=100, **SIZES)
     return folder
 
 
@@ -325,8 +325,8 @@ def test_without_the_library_the_hub_says_what_to_install(monkeypatch: pytest.Mo
 
 def test_a_recipe_takes_data_and_writes_it(tmp_path: Path) -> None:
     path = write(tmp_path / "Our Letters.csv", ROWS)
-    found = plan("imdb-encoder", data=path, text_column='a "b"\n\\', steps=3)
-    assert (found.task, found.name) == ("", "our-letters-alibi-encoder")
+    found = plan("emotion-encoder", data=path, text_column='a "b"\n\\', steps=3)
+    assert (found.task, found.name) == ("", "our-letters-encoder")
     assert found.data == {"path": str(path), "text_column": 'a "b"\n\\'}
     (tmp_path / "r.toml").write_text(found.dump(), encoding="utf-8")
     again = Recipe.read(tmp_path / "r.toml")
@@ -341,7 +341,7 @@ def test_a_recipe_takes_data_and_writes_it(tmp_path: Path) -> None:
 def test_a_recipe_finds_the_file_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
     write(tmp_path / "sub" / "my.csv", ROWS)
-    (tmp_path / "sub" / "r.toml").write_text(plan("imdb-encoder", data="my.csv").dump())
+    (tmp_path / "sub" / "r.toml").write_text(plan("emotion-encoder", data="my.csv").dump())
     monkeypatch.chdir(tmp_path)
     path = Recipe.read(Path("sub/r.toml")).data["path"]
     assert Path(path).read_bytes() == (tmp_path / "sub" / "my.csv").read_bytes()
@@ -360,10 +360,10 @@ def test_a_recipe_finds_the_file_beside_it(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_recipes_with_wrong_data_are_refused(changes: dict[str, Any], message: str | None) -> None:
     if message is None:
-        assert plan("imdb-encoder", **changes).task == ""
+        assert plan("emotion-encoder", **changes).task == ""
         return
     with pytest.raises(RecipeError, match=message):
-        plan("imdb-encoder", **changes)
+        plan("emotion-encoder", **changes)
 
 
 def test_a_recipe_with_task_and_data_is_refused() -> None:
@@ -458,7 +458,7 @@ def test_without_the_file_it_says_which_one_it_needs(
     report = zoo.verify(str(trained / "mine"))
     assert [check.ok for check in report.checks if "(test)" in check.claim] == [None] * 3
     write(tmp_path / "my.csv", ROWS[1:])
-    with pytest.raises(DataNotFoundError, match="my.csv is not the my.csv of my-alibi-encoder"):
+    with pytest.raises(DataNotFoundError, match="my.csv is not the my.csv of my-encoder"):
         zoo.evaluate(model)
 
 
@@ -495,7 +495,7 @@ def test_a_test_file_is_measured_and_on_the_card(
     write(tmp_path / "my.csv", ROWS)
     write(tmp_path / "t.csv", [("plate 1000 is warm today", "liked")] * 3)
     options = {**SIZES, "license": "cc0-1.0", "steps": 2}
-    model = zoo.train("imdb-encoder", data="my.csv", test_data="t.csv", out="m", **options)
+    model = zoo.train("emotion-encoder", data="my.csv", test_data="t.csv", out="m", **options)
     assert model.card is not None
     facts = model.card.data["txzoo"]["data"]
     assert (facts["test_path"], facts["test_texts"], "held_out" in facts) == ("t.csv", 3, False)
@@ -504,7 +504,7 @@ def test_a_test_file_is_measured_and_on_the_card(
     with pytest.raises(InputError, match="was trained on my.csv"):
         zoo.evaluate(model, data="my.csv")
     write(tmp_path / "t.csv", [("another", "liked")])
-    with pytest.raises(DataNotFoundError, match="t.csv is not the t.csv of my-alibi-encoder"):
+    with pytest.raises(DataNotFoundError, match="t.csv is not the t.csv of my-encoder"):
         zoo.evaluate(model)
 
 
@@ -534,7 +534,7 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, monkeypatch: pytest.Monk
     write(tmp_path / "my.csv", rows)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        zoo.train("imdb-encoder", data="my.csv", out="m", steps=1, **SIZES)
+        zoo.train("emotion-encoder", data="my.csv", out="m", steps=1, **SIZES)
     said = [str(w.message) for w in caught if "are longer than" in str(w.message)]
     # 16 tokens of each are read, one of them marks the start
     lost = {n - 15 for n in (100_000, 100_001)}
@@ -548,8 +548,8 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_few_texts_for_a_batch_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "my.csv", ROWS[:10])
-    with pytest.raises(TrainingError, match="8 training texts are too few for a batch of 32"):
-        zoo.train("imdb-encoder", data=path, out=tmp_path / "m", tokenizer={"kind": "word"})
+    with pytest.raises(TrainingError, match="8 training texts are too few for a batch of 64"):
+        zoo.train("emotion-encoder", data=path, out=tmp_path / "m", tokenizer={"kind": "word"})
 
 
 def test_a_card_with_broken_data_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -617,7 +617,7 @@ def test_the_command_trains_on_a_file(tmp_path: Path, monkeypatch: pytest.Monkey
     write(tmp_path / "my.csv", [(text, label, "-") for text, label in ROWS], ("said", "mood", "x"))
     settings = [f"--set={key}={value}" for key, value in SIZES.items() if key != "tokenizer"]
     settings += ['--set=tokenizer={kind = "word"}', "--set=steps=2"]
-    words = ["train", "imdb-encoder", "--data", "my.csv", "--out", "m", *settings]
+    words = ["train", "emotion-encoder", "--data", "my.csv", "--out", "m", *settings]
     status, _, err = run(*words)
     assert status == 2 and "'said', 'mood', 'x': say which one holds the texts" in err
     columns = ["--text-column", "said", "--label-column", "mood", "--license", "mit"]
@@ -672,7 +672,7 @@ def test_a_stopped_run_says_how_to_go_on_with_the_file(
     settings = [f"--set={key}={value}" for key, value in SIZES.items() if key != "tokenizer"]
     settings += ['--set=tokenizer={kind = "word"}', "--set=steps=4", "--set=checkpoint_every=1"]
     words = ["--data", "my.csv", "--text-column", "text"]
-    status, _, err = run("train", "imdb-encoder", "--out", "m", *words, *settings)
+    status, _, err = run("train", "emotion-encoder", "--out", "m", *words, *settings)
     assert status == 1
     again = shlex.split(err[err.index("txzoo train") :])[1:]
     monkeypatch.setattr(loop.Run, "one_step", stop)
@@ -704,14 +704,22 @@ def test_commands_of_the_guide_run(
         for line in filter(None, block["code"].split("\n"))
     ]
     assert len(lines) >= 4
-    sizes = {key: value for key, value in SIZES.items() if key != "tokenizer"}
+    sizes = {key: SIZES[key] for key in ("max_seq_len", "batch_tokens", "warmup_steps")}
     for line in lines:
         program, verb, *words = shlex.split(line)
         assert program == "txzoo"
         if verb == "train":
             words += [f"--set={key}={value}" for key, value in {**sizes, "steps": 2}.items()]
-            words += ['--set=tokenizer={kind = "word"}']
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 16 tokens are too few for some letters
             status, out, err = run(verb, *words)
         assert status == 0 and out, (line, err)
+
+
+def test_a_recipe_with_a_base_lets_its_lengths_be_changed(tmp_path: Path) -> None:
+    path = write(tmp_path / "my.csv", ROWS)
+    found = plan("imdb-encoder", data=path, max_seq_len=32, steps=3)
+    assert (found.base, found.tuning) == ("mlm-encoder", {"method": "full"})
+    assert found.config == {"max_seq_len": 32, "dropout": 0.2} and found.training.steps == 3
+    with pytest.raises(zoo.errors.ZooError, match="full has no option d_model=8"):
+        zoo.train("imdb-encoder", data=path, out=tmp_path / "m", d_model=8)

@@ -99,11 +99,14 @@ sys.addaudithook(hook)
 """
 WAYS = """
 # what no layout of transformers can hold
-OURS_ONLY = ("speech-alibi", "speech-encoder", "emotion-encoder", "mlm-encoder")
+OURS_ONLY = ("speech-alibi", "speech-encoder", "emotion-encoder", "mlm-encoder", "imdb-encoder")
+from PIL import Image
+Image.new("RGB", (40, 30), "red").save("picture.png")
 for name in zoo.list_models(bundled=True):
     model = zoo.load(name)
     options = {"max_new_tokens": 1} if model.pipeline == "text-generation" else {}
-    zoo.info(name), model.attention(model.card.example), model(model.card.example, **options)
+    given = "picture.png" if model.pipeline == "image-to-text" else model.card.example
+    zoo.info(name), model.attention(given), model(given, **options)
     saved = model.save_pretrained(Path("saved", name))
     zoo.load(saved)
     if hasattr(model.module, "to_transformers") and name not in OURS_ONLY:

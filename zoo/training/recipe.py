@@ -240,8 +240,9 @@ class Recipe:
     def with_changes(self, **changes: Any) -> Self:
         """A copy with other values; a key is one of the recipe, of [training], or of [config].
 
-        With a `tuning`, which may be the name of a method alone, further keys are its options, and
-        what shall be other in the base's configuration stands in a `config` of its own. `data`, the
+        With a `tuning`, which may be the name of a method alone, further keys are its options, but
+        for those that the recipe has in its [config]; what else shall be other in the base's
+        configuration stands in a `config` of its own. `data`, the
         path of labelled texts or sentence pairs, or two paths, sources and targets, takes the place
         of the task; names of columns, `test_data` and `license` go with it. Keys of `embeddings` go
         into the table that is there; an empty `source` takes the table away.
@@ -257,7 +258,7 @@ class Recipe:
             if key == "config":
                 continue
             part = "top" if key in top else "training" if key in inner else "config"
-            if part == "config" and tuning:
+            if part == "config" and tuning and not (self.tuning and key in self.config):
                 tuning[key] = value
                 continue
             if part == "config" and key not in self.config:
@@ -269,7 +270,8 @@ class Recipe:
             if "base" in changes and "architecture" not in changes:
                 del values["architecture"]  # it is the base's
             kept = self.config if self.tuning else {}  # a new base decides all but what is given
-            values |= {"tuning": tuning, "config": changes.get("config", kept), "tokenizer": {}}
+            config = {**changes.get("config", kept), **parts["config"]}
+            values |= {"tuning": tuning, "config": config, "tokenizer": {}}
             values["embeddings"] = changes.get("embeddings", {})  # a base has its own
             return self.from_dict({**values, "training": _settings(self, parts)}, source=source)
         values["config"] = {**self.config, **changes.get("config", {}), **parts["config"]}
