@@ -23,6 +23,8 @@ from zoo.nn import Cache
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from zoo.speculation import Draft
+
 DEFAULT_NEW_TOKENS = 100
 NEVER = -1e9  # the score of what must not be chosen; finite, so that sums stay numbers
 
@@ -216,10 +218,13 @@ def stream(
     tokenizer: "Tokenizer | None" = None,
     use_cache: bool = True,
     kept: "Kept | None" = None,
+    draft: "Draft | None" = None,
 ) -> Iterator[int]:
     """Continue one prompt, giving each token as soon as it is chosen: those of `generate`.
 
     Arguments as in `generate`; with `kept`, what that has read of the prompt is not read again.
+    With a `draft` some tokens at a time are chosen: the same ones if greedily, and by the same
+    chances, but other draws, if not.
 
     Raises:
         InputError: as `generate`, at once, and for options with more than one answer.
@@ -232,19 +237,24 @@ def stream(
         )
     new = count_new(module, [prompt], options)
     ends = _ending(options, tokenizer)
-    if kept is not None:
-        rows: _CachedRows | _WholeRows = _KeptRow(module, kept, list(prompt), new)
+    chosen: Iterator[int]
+    if draft is not None:
+        chosen = draft.written(module, prompt, options, new)
+    elif kept is not None:
+        row = _KeptRow(module, kept, list(prompt), new)
+        chosen = (token for (token,) in _tokens(row, options, new))
     else:
         rows = _rows(module, [list(prompt)], new, use_cache)
+        chosen = (token for (token,) in _tokens(rows, options, new))
 
     def tokens() -> Iterator[int]:
         ids: list[int] = []
-        for (token,) in _tokens(rows, options, new):
+        for token in chosen:
             if token == end_id:
                 return
             yield token
             ids.append(token)
-            if ends is not None and ends(rows.texts[0], ids):
+            if ends is not None and ends(list(prompt), ids):
                 return
 
     return tokens()
@@ -470,8 +480,7 @@ class Repetition:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Scores (R, V) with the penalty."""
-        penalised = torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
-        return torch.where(self.seen, penalised, scores)
+        return penalised(scores, self.seen, self.penalty)
 
     def add(self, tokens: Tensor) -> None:
         """Tokens (R,) were appended."""
@@ -480,6 +489,11 @@ class Repetition:
     def reorder(self, rows: Tensor) -> None:
         """Keep these rows, (R,), in this order."""
         self.seen = self.seen[rows]
+
+
+def penalised(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Scores (R, V), where `seen` (R, V) divided by the penalty, or multiplied if negative."""
+    return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 class Draw:
@@ -509,13 +523,21 @@ class Draw:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """A token for each row of scores (R, V): (R,)."""
+        return self.pick(self.chances(scores))
+
+    def chances(self, scores: Tensor) -> Tensor:
+        """The chance of each token (R, V), by its score (R, V)."""
         scores = filter_scores(
             scores, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
         )
-        reached = scores.softmax(dim=-1).cumsum(dim=-1)  # (R, V)
+        return scores.softmax(dim=-1)
+
+    def pick(self, chances: Tensor) -> Tensor:
+        """A token for each row (R,), in proportion to its chances (R, V), of whatever sum."""
+        reached = chances.cumsum(dim=-1)  # (R, V)
         # above 0 and at most 1: the first token to reach such a share of the sum has a chance
         shares = [[1 - stream.random()] for stream in self.streams]
-        wanted = reached[:, -1:] * torch.tensor(shares, device=scores.device)  # (R, 1)
+        wanted = reached[:, -1:] * torch.tensor(shares, device=chances.device)  # (R, 1)
         return torch.searchsorted(reached, wanted)[:, 0]
 
 

@@ -507,10 +507,10 @@ def test_export_writes_a_transformers_folder(
     tiny_model: Path, txzoo: Txzoo, tmp_path: Path
 ) -> None:
     folder = tmp_path / "bloom"
-    ran = txzoo("export", tiny_model, "--to", "transformers", "--out", folder)
+    ran = txzoo("export", tiny_model, "--format", "transformers", "--out", folder)
     assert ran.status == 0
     assert json.loads((folder / "config.json").read_text())["model_type"] == "bloom"
-    ran = txzoo("export", tiny_model, "--to", "tensorflow", "--out", tmp_path / "other")
+    ran = txzoo("export", tiny_model, "--format", "tensorflow", "--out", tmp_path / "other")
     assert ran.status == 2
     assert "tensorflow" in ran.err
 

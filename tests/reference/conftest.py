@@ -75,6 +75,7 @@ def exported(tmp_path: Path) -> Callable[[nn.Module], nn.Module]:
         folder = export(model, tmp_path / "exported")
         assert sorted(path.name for path in folder.iterdir()) == [
             "config.json",
+            "generation_config.json",
             "model.safetensors",
         ]
         opened, report = transformers.AutoModelForCausalLM.from_pretrained(

@@ -32,7 +32,7 @@ VERBS = {  # where each one is defined, in the order of the help
     "verify": "zoo.cli.train:verify",
     "serve": "zoo.cli.serve:serve",
     "merge": "zoo.cli.train:merge",
-    "export": "zoo.cli.run:export",
+    "export": "zoo.cli.export:export",
     "publish": "zoo.cli.hub:publish",
     "pull": "zoo.cli.hub:pull",
     "cache": "zoo.cli.hub:cache",

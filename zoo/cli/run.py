@@ -1,4 +1,4 @@
-"""The verbs that use one model: run, attention, export."""
+"""The verbs that use one model: run, attention, explain."""
 
 import sys
 import warnings
@@ -33,6 +33,7 @@ TOLD = {"labels", "template", "negative_labels", "prompts"}  # to models of pict
 @click.option("--num-return-sequences", type=int, metavar="N", help="So many answers, best first.")
 @click.option("--seed", type=int, help="Of the draws; the same again gives the same text.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before it; may be repeated.")
+@click.option("--draft", metavar="NAME", help="A smaller model with its tokens, to write faster.")
 @click.option("--source-language", metavar="NAME", help="Of the text, where a model knows several.")
 @click.option("--target-language", metavar="NAME", help="To write in, likewise: de, de_DE.")
 @click.option(
@@ -65,6 +66,9 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     each token is the most likely one. A model that classifies shows its labels, or the --top-k
     best; the PROMPT of one that reads pictures is a file. One of pictures and texts is told the
     --labels, and reads a folder too.
+
+    With --draft a smaller model writes some tokens ahead, which NAME then reads at once and keeps
+    as far as they are its own. How many it kept is said on standard error.
 
     With --input and --output it is called with each line of a file, of any length: a text, or a
     table with one. What comes is that table with a "result", or with an "error".
@@ -100,9 +104,21 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
         return _make(model, prompt, given, as_json)
     if model.pipeline != "text-generation":
         return _say(model, prompt, given, as_json)
+    draft = None
+    if "draft" in given:
+        from zoo.speculation import Draft
+
+        draft = given["draft"] = Draft(zoo.load(given["draft"]))
     if as_json:
-        text = model(prompt, **given)
-        return output.print_json({"model": model.name, "prompt": prompt, "generated_text": text})
+        facts = {"model": model.name, "prompt": prompt, "generated_text": model(prompt, **given)}
+        if draft is not None:
+            facts["draft"] = {
+                "model": draft.model.name,
+                "drafted": draft.drafted,
+                "accepted": draft.accepted,
+                "passes": draft.passes,
+            }
+        return output.print_json(facts)
     if given.get("num_return_sequences", 1) > 1:
         for text in model(prompt, **given):
             click.echo(text)
@@ -117,6 +133,14 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
             click.echo(piece, nl=False)
     finally:
         click.echo()
+    if draft is not None and draft.drafted:
+        click.echo(
+            f"{draft.model.name} drafted {plural(draft.drafted, 'token')}, {draft.accepted} of "
+            f"them kept ({draft.acceptance_rate:.0%}); {model.name} ran "
+            f"{plural(draft.passes, 'time')}",
+            err=True,
+        )
+    return None
 
 
 def _file(ref: str, files: dict[str, Any], options: dict[str, Any]) -> None:
@@ -289,16 +313,3 @@ def explain(ref: str, text: str, method: str, label: str | None, words: int, as_
     found.sort(key=lambda word: -abs(word.score))
     rows = [(word.text, f"{word.score:+.3f}") for word in found[:words]]
     output.print_table(("word", "score"), rows, right=("score",))
-
-
-@click.command()
-@click.argument("ref")
-@click.option("--to", "format", default="transformers", show_default=True, help="The layout.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new folder.")
-def export(ref: str, format: str, out: Path) -> None:
-    """Write a model as a folder that another project opens."""
-    from zoo.export import export as write
-    from zoo.folder import read_config
-
-    (kind,) = read_config(write(ref, out, format))["architectures"]
-    click.echo(f"{out}: transformers.{kind}.from_pretrained({str(out)!r}) opens it")

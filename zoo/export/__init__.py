@@ -1,23 +1,25 @@
-"""A model in other projects' layouts. So far one: the folder that `transformers` opens."""
+"""A model in other projects' layouts, each held against the model in the engine that reads it."""
 
-import json
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.errors import FolderError, InputError
-from zoo.folder import CONFIG, TOKENIZER, WEIGHTS
-from zoo.loading import PREPROCESSOR, load
+from zoo.loading import info, load
 from zoo.model import Model
-from zoo.registry import registry
-from zoo.tokenization import END_OF_TEXT
+from zoo.registry import registry, resolve
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from zoo.export.base import Check, Format
 
-FORMATS = ("transformers",)
-TOKENIZER_CONFIG = "tokenizer_config.json"
+FORMATS = {
+    "transformers": "zoo.export.transformers:Transformers",
+    "onnx": "zoo.export.onnx:Onnx",
+    "onnx-int8": "zoo.export.onnx:OnnxInt8",
+    "gguf": "zoo.export.gguf:Gguf",
+}
 
 
 def export(model: Model | str | Path, folder: str | Path, format: str = "transformers") -> Path:
@@ -25,8 +27,8 @@ def export(model: Model | str | Path, folder: str | Path, format: str = "transfo
 
     For `transformers` that is `from_pretrained(folder)` of the class that its `config.json` names
     (for a decoder `AutoModelForCausalLM` finds it) and, for a model with a tokenizer,
-    `AutoTokenizer.from_pretrained(folder)`. The folder appears as a whole or not at all;
-    `transformers` itself is not needed to write it.
+    `AutoTokenizer.from_pretrained(folder)`. The folder appears as a whole or not at all. `check`
+    holds it against the model.
 
     Args:
         model: a model, or what `zoo.load` takes.
@@ -39,80 +41,84 @@ def export(model: Model | str | Path, folder: str | Path, format: str = "transfo
     Raises:
         InputError: an unknown format, or an architecture that has no counterpart there.
         ConfigError: sizes that the counterpart cannot have.
-        FolderError: something is at `folder` already.
+        MissingExtraError: what writes the format is not installed.
+        FolderError: something is at `folder` already, or it cannot be written: a full disk, say.
     """
-    if format not in FORMATS:
-        raise InputError(f"Unknown export format {format!r}. There is: {', '.join(FORMATS)}")
+    writer = format_of(format)
     folder = Path(folder)
     if os.path.lexists(folder):
         raise FolderError(f"{folder} exists: choose another folder, or remove it first")
     if not isinstance(model, Model):
+        card = info(model)
+        writer.require(card.name, resolve(registry().architectures.get(card.architecture).target))
         model = load(model)
-    config, tensors = _converted(model)
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        beside = Path(temporary, folder.name)
-        beside.mkdir()
-        _write(beside, model, config, tensors)
-        beside.rename(folder)
+    writer.require(model.name, type(model.module))
+    _write_whole(folder, lambda beside: writer.write(model, beside))
     return folder
 
 
-def _converted(model: Model) -> "tuple[dict[str, Any], dict[str, Tensor]]":
-    """The config and tensors of the model's counterpart in `transformers`."""
-    module: Any = model.module
-    if not hasattr(module, "to_transformers"):
-        name = type(module).__name__ if model.card is None else model.card.architecture
-        others = [key for key, entry in registry().architectures.items() if entry.model_types]
-        raise InputError(
-            f"{model.name} is a {name}, and transformers has no model that computes the same: "
-            f"export a model of {' or '.join(others)}, or share this one as its own model folder "
-            "(save_pretrained), which zoo.load reads anywhere"
-        )
-    config, tensors = module.to_transformers()
-    return config, tensors
+def check(
+    model: Model | str | Path,
+    folder: str | Path,
+    format: str = "transformers",
+    *,
+    prompts: Sequence[str] | None = None,
+) -> "Check":
+    """Open an exported folder in the other engine, and hold it against the model.
+
+    Both compute the logits of each prompt, and go on from it greedily by 64 tokens, or as many as
+    the model has positions for.
+
+    Args:
+        model: what was exported.
+        folder: what `export` wrote.
+        format: of the folder.
+        prompts: texts of the user's own.
+
+    Returns:
+        What was found; its `ok` says whether the two are alike as far as the format promises.
+
+    Raises:
+        InputError: the engine is not installed, or the model is of a kind that is not compared.
+    """
+    from zoo.export.base import PROMPTS, compare
+
+    opened = format_of(format)
+    if not isinstance(model, Model):
+        model = load(model)
+    return compare(model, Path(folder), opened, PROMPTS if prompts is None else prompts)
 
 
-def _write(
-    folder: Path, model: Model, config: dict[str, Any], tensors: "dict[str, Tensor]"
-) -> None:
-    """Write the files."""
-    import torch
-    from safetensors.torch import save_file
+def format_of(name: str) -> "Format":
+    """The format of a name.
 
-    tokenizer = model.tokenizer
-    end_id = None if tokenizer is None else tokenizer.token_to_id(END_OF_TEXT)
-    # the counterparts' own defaults for these are ids of other vocabularies; an architecture that
-    # has such tokens in its config says which
-    config = {"bos_token_id": None, "eos_token_id": end_id, "pad_token_id": None} | config
-    dtype = next(model.module.parameters()).dtype
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    pictures = config.pop("preprocessor", None)
-    if pictures is not None:
-        text = json.dumps(pictures, indent=2) + "\n"
-        (folder / PREPROCESSOR).write_text(text, encoding="utf-8")
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    Raises:
+        InputError: there is none.
+    """
+    if name not in FORMATS:
+        raise InputError(f"Unknown export format {name!r}. There is: {', '.join(FORMATS)}")
+    made: Format = resolve(FORMATS[name])()
+    return made
 
-    # a copy of each, since safetensors takes no two that share memory
-    copies = {
-        name: tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    save_file(copies, folder / WEIGHTS, metadata={"format": "pt"})
 
-    if tokenizer is not None:
-        tokenizer.save(str(folder / TOKENIZER))
-        settings: dict[str, Any] = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-        }
-        if "n_positions" in config:  # GPT-2's table of positions ends, the others go on
-            settings["model_max_length"] = config["n_positions"]
-        if end_id is not None:
-            settings["eos_token"] = END_OF_TEXT
-        if (template := model.template) is not None:
-            settings |= {**template.tokens, "chat_template": template.source}
-        (folder / TOKENIZER_CONFIG).write_text(
-            json.dumps(settings, indent=2) + "\n", encoding="utf-8"
-        )
+def _write_whole(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let a folder be written beside its place, and put it there when all of it is written.
+
+    Raises:
+        FolderError: the disk is full, or does not let it be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+            beside = Path(temporary, folder.name)
+            beside.mkdir()
+            write(beside)
+            beside.rename(folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or f"not all of it found room ({error})"
+        raise FolderError(
+            f"{folder} cannot be written: {reason}. Nothing of it is left; choose another place, "
+            "or make room"
+        ) from error

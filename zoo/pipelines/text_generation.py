@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from zoo.model import Model
+    from zoo.speculation import Draft
 
 PARTIAL = "\ufffd"  # what a decoder writes for a character whose bytes are not all there
 
@@ -28,9 +29,10 @@ class TextGeneration:
     """
 
     def __init__(self, model: "Model") -> None:
-        self.module = model.module
+        self.model, self.module = model, model.module
         self.tokenizer = tokenizer_of(model)
         self.end_id = end_id_of(model)
+        self._drafts: dict[str, Draft] = {}  # those that were given by name
 
     def __call__(
         self,
@@ -38,6 +40,7 @@ class TextGeneration:
         *,
         stream: bool = False,
         return_full_text: bool = True,
+        draft: "Draft | Model | str | None" = None,
         **options: Any,
     ) -> str | list[str] | list[list[str]] | Iterator[str]:
         """Continue a text, or several in one batch.
@@ -46,6 +49,9 @@ class TextGeneration:
             prompt: the text, or a list of texts.
             stream: give pieces as they are written; joined they are what is returned without.
             return_full_text: put the prompt before what was written.
+            draft: a smaller model with the same tokenizer, which drafts what this one then reads
+                several tokens at a time: for one prompt and one answer. Greedily the text is the
+                same, drawn it is one of the same chances. See `zoo.speculation`.
             **options: the fields of `zoo.generation.GenerationOptions`.
 
         Returns:
@@ -53,16 +59,27 @@ class TextGeneration:
             answers in place of each text, best first; with `stream` an iterator of pieces.
 
         Raises:
-            InputError: an empty prompt, an unknown option or a value out of range.
+            InputError: an empty prompt, an unknown option or a value out of range; a draft with
+                another tokenizer, or for several texts.
             ContextLengthError: more tokens than the model has positions.
         """
         settings = GenerationOptions.from_dict(options)
+        helper = None if draft is None else self._draft(draft)
+        if helper is not None and (settings.num_beams > 1 or settings.num_return_sequences > 1):
+            raise InputError(
+                "A draft helps to write one text from left to right: leave out num_beams and "
+                "num_return_sequences, or draft"
+            )
         if isinstance(prompt, list | tuple):
+            if helper is not None:
+                raise InputError("A draft helps with one text: give one prompt, not a list")
             if stream:
                 raise InputError("stream=True writes one text: give one prompt, not a list")
             return self._texts(prompt, settings, return_full_text)
         if stream:
-            return self._pieces(prompt, settings, return_full_text)  # type: ignore[arg-type]
+            return self._pieces(prompt, settings, return_full_text, helper)  # type: ignore[arg-type]
+        if helper is not None:
+            return "".join(self._pieces(prompt, settings, return_full_text, helper))  # type: ignore[arg-type]
         return self._texts([prompt], settings, return_full_text)[0]  # type: ignore[list-item]
 
     def _texts(
@@ -89,11 +106,29 @@ class TextGeneration:
         end = find_stop(text, stops)
         return text if end is None else text[:end]
 
-    def _pieces(self, prompt: str, options: GenerationOptions, full: bool) -> Iterator[str]:
+    def _draft(self, given: "Draft | Model | str") -> "Draft":
+        """What drafts, with the tokens of this model; one that is given by name is loaded once."""
+        from zoo.loading import load
+        from zoo.model import Model
+        from zoo.speculation import Draft
+
+        if isinstance(given, str) and given in self._drafts:
+            return self._drafts[given]
+        draft = given
+        if not isinstance(draft, Draft):
+            draft = Draft(draft if isinstance(draft, Model) else load(draft))
+        draft.check(self.model)
+        if isinstance(given, str):
+            self._drafts[given] = draft
+        return draft
+
+    def _pieces(
+        self, prompt: str, options: GenerationOptions, full: bool, draft: "Draft | None" = None
+    ) -> Iterator[str]:
         """Check everything now, write when asked."""
         ids = encode(self.tokenizer, prompt)
         without_stop = dataclasses.replace(options, stop=())  # seen here, in the text itself
-        tokens = stream(self.module, ids, without_stop, end_id=self.end_id)
+        tokens = stream(self.module, ids, without_stop, end_id=self.end_id, draft=draft)
         return self.written(prompt if full else "", Pieces(self.tokenizer, ids), tokens, options)
 
     def written(
