@@ -438,9 +438,9 @@ class _Check:
         self.files()
         self.hub()
         if self.value(("txzoo", "data"), dict) is not None:
-            kinds = ("pairs", "conversations", "pictures")
-            counts = [self.value(("txzoo", "data", kind), int) for kind in kinds]
-            columns = () if counts != [None] * 3 else ("text_column", "label_column")
+            kinds = ("pairs", "conversations", "pictures", "characters")
+            counts = {self.value(("txzoo", "data", kind), int) for kind in kinds}
+            columns = () if counts != {None} else ("text_column", "label_column")
             for key in ("name", "path", "sha256", *columns):
                 self.value(("txzoo", "data", key), str, required=True)
         if self.value(("txzoo", "base"), dict) is not None:

@@ -34,8 +34,17 @@ def require_file(relative: str, what: str) -> Path:
     return path
 
 
-def from_hub(repository: str, *, split: str, name: str | None = None, revision: str) -> Any:
+def from_hub(
+    repository: str,
+    *,
+    split: str,
+    name: str | None = None,
+    revision: str,
+    streaming: bool = False,
+) -> Any:
     """A split of a data set on the Hub, through the `datasets` library.
+
+    With `streaming` rows are fetched as they are needed, and nothing is kept.
 
     Raises:
         MissingExtraError: `datasets` is not installed.
@@ -46,7 +55,9 @@ def from_hub(repository: str, *, split: str, name: str | None = None, revision: 
     except ImportError as error:
         raise MissingExtraError(f"Reading {repository} from the Hub", "hf") from error
     try:
-        return datasets.load_dataset(repository, name, split=split, revision=revision)
+        return datasets.load_dataset(
+            repository, name, split=split, revision=revision, streaming=streaming
+        )
     except Exception as error:  # the library raises some twenty kinds for "not reachable"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataNotFoundError(

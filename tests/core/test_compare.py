@@ -52,7 +52,9 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("study")
     path = folder / "two-ways.toml"
     path.write_text(PLAN.replace("BASE", str(tiny_model)))
-    run_study(find_study(path), folder, tell=lambda line: None)
+    told: list[str] = []
+    run_study(find_study(path), folder, workers=2, tell=told.append)
+    assert sorted(told) == ["1/4 lora-1", "2/4 low-1", "3/4 lora-2", "4/4 low-2"]
     return folder
 
 
@@ -69,20 +71,35 @@ def test_models_are_measured_as_evaluate_does(tiny_model: Path) -> None:
     assert [row[0] for row in other.rows] == ["synthetic-decoder", "alibi-lm"]
 
 
+def test_models_in_processes_of_their_own_are_measured_once(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    refs, told = ["synthetic-decoder", str(tiny_model)], list[str]()
+    here = zoo.compare(refs, limit=600)
+    options = {"limit": 600, "out": tmp_path / "kept", "workers": 2, "tell": told.append}
+    there = zoo.compare(refs, **options)  # type: ignore[arg-type]
+    assert there.rows == here.rows and there.records == here.records
+    assert sorted(told) == ["1/2 synthetic-decoder", "2/2 tiny"]
+    assert zoo.compare(refs, **options).records == here.records  # type: ignore[arg-type]
+    assert len(told) == 2  # kept, and so not measured again
+    (left,) = (tmp_path / "kept").glob("tiny-*.json")
+    left.unlink()
+    zoo.compare(refs, **options)  # type: ignore[arg-type]
+    assert told[2:] == ["2/2 tiny"]
+    with pytest.raises(InputError, match="is a loaded model, which other processes cannot measure"):
+        zoo.compare([zoo.load(str(tiny_model))], workers=2)
+    with pytest.raises(InputError, match="workers must be a number from 1 on, or 'ray', got 0"):
+        zoo.compare(refs, workers=0)
+
+
 def test_lower_is_better_for_perplexity() -> None:
     from zoo.evaluation.compare import _of_models
 
-    class Fake:
-        class module:
-            @staticmethod
-            def parameters() -> list[object]:
-                return []
-
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-    measured = [(Fake(name), {"perplexity": value}) for name, value in [("a", 9.0), ("b", 3.0)]]
-    table = _of_models(measured, "task", "test", ["perplexity"])  # type: ignore[arg-type]
+    measured = [
+        {"name": name, "parameters": 7, "scores": {"perplexity": value}}
+        for name, value in [("a", 9.0), ("b", 3.0)]
+    ]
+    table = _of_models(measured, "task", "test", ["perplexity"])
     assert [row[0] for row in table.rows] == ["b", "a"]
 
 
@@ -140,7 +157,7 @@ def test_a_study_goes_on_where_it_stopped(done: Path, tmp_path: Path) -> None:
     plan = shutil.move(tmp_path / "out" / "two-ways.toml", tmp_path)
     told: list[str] = []
     part = zoo.compare(plan, out=tmp_path / "out", methods=["low"], tell=told.append)
-    assert told == ["2/2 low, seed 2"]
+    assert told == ["2/2 low-2"]
     assert (tmp_path / "out" / "low-1" / "run.json").read_bytes() == kept
     scores = {record["name"]: record["score"] for record in before}
     assert {record["name"]: record["score"] for record in part.records} == scores
@@ -186,7 +203,7 @@ def test_the_command(done: Path, tmp_path: Path) -> None:
     words = ["compare", "synthetic-decoder", "--limit", "500", "--save", str(tmp_path / "a.md")]
     assert CliRunner().invoke(cli, words).exit_code == 0
     assert "synthetic-decoder" in (tmp_path / "a.md").read_text()
-    for wrong in ([], ["alibi-lm", "--study", "x"], ["alibi-lm", "--out", "x"]):
+    for wrong in ([], ["alibi-lm", "--study", "x"], ["alibi-lm", "--base", "x"]):
         assert CliRunner().invoke(cli, ["compare", *wrong]).exit_code == 2
 
 

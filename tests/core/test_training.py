@@ -602,3 +602,12 @@ def test_scores_keep_two_digits_of_their_error(
     value: float, error: float, expected: tuple[float, float]
 ) -> None:
     assert rounded(value, error) == pytest.approx(expected, nan_ok=True)
+
+
+def test_trainings_of_one_process_have_each_its_precision(recipe: Recipe, tmp_path: Path) -> None:
+    for number, precision in enumerate(("float32", "bfloat16", "float32")):
+        train(recipe.with_changes(precision=precision, steps=3), out=tmp_path / str(number))
+    first, other, again = (read_log(tmp_path / str(number)) for number in range(3))
+    assert first == again
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert first != other

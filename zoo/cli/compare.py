@@ -16,9 +16,10 @@ RIGHT = ("seeds", "trained", "share", "minutes", "memory", "file", "parameters")
 @click.option("--limit", type=int, help="Only the first so many tokens or examples.")
 @click.option("--context", type=int, help="Tokens read at once, for language models.")
 @click.option("--study", help="A study instead of models: its name, or the file of its plan.")
-@click.option("--out", help="Of a study: the folder to run it in; a stopped one goes on.")
+@click.option("--out", help="A folder that keeps what is found; what was stopped goes on.")
 @click.option("--base", help="Of a study: where its base lies, if not where the plan says.")
 @click.option("--method", "methods", multiple=True, help="Of a study: only this one; repeat it.")
+@click.option("--workers", metavar="N", default="1", help="So many at a time, or ray.")
 @click.option("--save", "saved", multiple=True, help="Write it, by ending: .md .json .svg .png.")
 @output.json_option
 def compare(
@@ -31,6 +32,7 @@ def compare(
     out: str | None,
     base: str | None,
     methods: tuple[str, ...],
+    workers: str,
     saved: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -38,13 +40,16 @@ def compare(
 
     `txzoo compare alibi-lm rope-lm`; `txzoo compare --study emotion-adaptation` shows what was
     found, and with `--out FOLDER` does the runs again.
+
+    With `--workers N` so many runs or models have a process each at the same time; with
+    `--workers ray` as many as a Ray cluster, or this machine, has room for.
     """
     import zoo
 
     if bool(refs) == bool(study):
         raise click.UsageError("give models, or --study and the name of one")
-    if not study and (out or base or methods):
-        raise click.UsageError("--out, --base and --method belong to --study")
+    if not study and (base or methods):
+        raise click.UsageError("--base and --method belong to --study")
     if study and not out and (base or methods):
         raise click.UsageError("--base and --method are for runs: give --out, a folder for them")
     table = zoo.compare(
@@ -56,6 +61,7 @@ def compare(
         out=out,
         base=base,
         methods=methods,
+        workers=int(workers) if workers.isdecimal() else workers,
         tell=lambda line: click.echo(line, err=True),
     )
     for path in saved:

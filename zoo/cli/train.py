@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--test-data", metavar="FILE", multiple=True, help="To measure on; a part of --data if none."
 )
-@click.option("--text-column", metavar="NAME", help="Of labelled texts.")
+@click.option("--text-column", metavar="NAME", help="Of labelled texts, or running text.")
 @click.option("--label-column", metavar="NAME", help="Of labelled texts.")
 @click.option("--source-column", metavar="NAME", help="Of sentence pairs in one file.")
 @click.option("--target-column", metavar="NAME", help="Of sentence pairs in one file.")
@@ -75,6 +75,9 @@ def train(
     hf://datasets/owner/name. An encoder-decoder takes sentence pairs: such a file, or, with --data
     given twice, a text file of sources and one of targets. What classifies pictures takes a folder:
     FOLDER/label/1.png, or in splits, FOLDER/train/label/1.png and FOLDER/test/label/2.png.
+
+    A decoder takes conversations, or running text of any size: files .txt or .parquet, a folder or
+    a pattern of files, or another file with the --text-column that holds it.
     """
     options: dict[str, Any] = {"tuning": tuning, "rank": rank, "base": base, **data}
     options = {key: value for key, value in options.items() if value not in (None, ())}

@@ -1,17 +1,20 @@
 """`zoo.compare`: several models, or the ways of a study, side by side."""
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.charts import lines, scatter, svg
 from zoo.errors import InputError, MissingExtraError
+from zoo.evaluation.cells import Cell, Workers, run_cells
 from zoo.evaluation.evaluate import evaluate
 from zoo.evaluation.study import Study, find_study, run_study
-from zoo.loading import load
-from zoo.model import Model
+from zoo.loading import info, load
+from zoo.model import Model, weights_hash
 from zoo.numbers import lower_is_better, short_bytes, short_count, with_error
 from zoo.registry import registry
 
@@ -114,6 +117,7 @@ def compare(
     out: str | Path | None = None,
     base: str | None = None,
     methods: Sequence[str] = (),
+    workers: Workers = 1,
     tell: Callable[[str], None] = print,
 ) -> Table:
     """Compare models by measuring them, or ways of adapting by training them.
@@ -124,10 +128,14 @@ def compare(
         split: of the task.
         limit: as in `zoo.evaluate`.
         context: as in `zoo.evaluate`.
-        out: of a study: do the runs that are left, in this folder. What is published if None.
+        out: a folder that keeps what is found, so that what was stopped goes on: of a study, its
+            runs, and None shows what is published; of models, their scores.
         base: of a study: where its base lies, if not where the plan says.
         methods: of a study: only these.
-        tell: is given a line for each run of a study.
+        workers: runs or models at a time, each in a process of its own, or "ray" for as many as a
+            cluster has room for, see `zoo.evaluation.cells`. Models are measured in this process
+            with 1 and without `out`.
+        tell: is given a line for each run of a study, or model in a process of its own.
 
     Raises:
         InputError: no model, or a study that has no outcome yet and no `out`.
@@ -136,7 +144,7 @@ def compare(
     if isinstance(models, (str, Path, Study)):
         study = models if isinstance(models, Study) else find_study(models)
         if out is not None:
-            study = run_study(study, out, base=base, methods=methods, tell=tell)
+            study = run_study(study, out, base=base, methods=methods, workers=workers, tell=tell)
         elif not study.runs:
             raise InputError(
                 f"The study {study.name} has no outcome yet: give out=, a folder to run it in"
@@ -144,19 +152,66 @@ def compare(
         return _of_study(study)
     if not models:
         raise InputError("There is nothing to compare: give one model at least")
+    if out is not None or workers != 1:
+        given = {"split": split, "limit": limit, "context": context}
+        return _in_processes(models, task, given, out, workers, tell)
     found = [each if isinstance(each, Model) else load(each) for each in models]
     name = task or (found[0].card.task if found[0].card is not None else None)
     if name is None:
         raise InputError(f"{found[0].name} has no card that names a task: give task=")
     metrics = registry().tasks.get(name).metrics
     measured = [
-        (model, evaluate(model, name, split=split, limit=limit, context=context)) for model in found
+        {
+            "name": model.name,
+            "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
+            "scores": evaluate(model, name, split=split, limit=limit, context=context),
+        }
+        for model in found
     ]
     return _of_models(measured, name, split, metrics)
 
 
+def _in_processes(
+    models: Sequence[str | Path | Model],
+    task: str | None,
+    options: Mapping[str, Any],
+    out: str | Path | None,
+    workers: Workers,
+    tell: Callable[[str], None],
+) -> Table:
+    """Measure models, each in a process of its own; `out` keeps what was found before."""
+    refs = []
+    for each in models:
+        if isinstance(each, Model):
+            raise InputError(
+                f"{each.name} is a loaded model, which other processes cannot measure: give its "
+                "name or folder, or leave out workers and out"
+            )
+        refs.append(str(each))
+    cards = [info(ref) for ref in refs]
+    name = task or cards[0].task
+    if name is None:
+        raise InputError(f"{cards[0].name} has no card that names a task: give task=")
+    metrics = registry().tasks.get(name).metrics
+    with tempfile.TemporaryDirectory() as other:
+        folder = Path(other if out is None else out)
+        folder.mkdir(parents=True, exist_ok=True)
+        cells = []
+        for ref, card in zip(refs, cards, strict=True):
+            # what a score depends on is in the file's name: another question has another file
+            asked = {"weights": weights_hash(card), "task": name, "options": dict(options)}
+            digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+            done = folder / f"{card.name}-{digest}.json"
+            job = json.dumps({**asked, "ref": ref, "done": str(done)})
+            cells.append(Cell(card.name, [run_cells.__module__, job], done))
+        for _ in run_cells(cells, workers=workers, tell=tell):
+            pass
+        found = [json.loads(cell.done.read_text(encoding="utf-8")) for cell in cells]
+    return _of_models(found, name, str(options["split"]), metrics)
+
+
 def _of_models(
-    measured: Sequence[tuple[Model, dict[str, float]]],
+    measured: Sequence[Mapping[str, Any]],
     task: str,
     split: str,
     metrics: Sequence[str],
@@ -164,13 +219,13 @@ def _of_models(
     first = metrics[0]
     records: list[dict[str, Any]] = [
         {
-            "name": model.name,
-            "score": scores[first],
-            "standard_error": scores.get(f"{first}_stderr"),
-            "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
-            "scores": scores,
+            "name": one["name"],
+            "score": one["scores"][first],
+            "standard_error": one["scores"].get(f"{first}_stderr"),
+            "parameters": one["parameters"],
+            "scores": one["scores"],
         }
-        for model, scores in measured
+        for one in measured
     ]
     records.sort(key=lambda record: record["score"], reverse=not lower_is_better(first))
     rows = tuple(

@@ -12,7 +12,14 @@ from zoo.hookspecs import Task
 from zoo.loading import load
 from zoo.model import Model
 from zoo.registry import registry, resolve
-from zoo.tasks import BaseTask, conversation_file, labelled_file, pair_file, picture_folder
+from zoo.tasks import (
+    BaseTask,
+    conversation_file,
+    labelled_file,
+    pair_file,
+    picture_folder,
+    text_stream,
+)
 from zoo.tasks.conversation_file import (
     ConversationFile,
     Conversations,
@@ -25,12 +32,14 @@ from zoo.tasks.labelled_file import LabelledFile, Table, read_table
 from zoo.tasks.own_data import LABELLED, SHOWN, TOLD, OwnData, check_kind
 from zoo.tasks.pair_file import PairFile, Pairs, read_pairs
 from zoo.tasks.picture_folder import PictureFolder, read_pictures, to_measure
+from zoo.tasks.text_stream import Source, TextStream, is_stream
 
 OPENED = {
     "pairs": pair_file.open_pairs,
     "conversations": conversation_file.open_conversations,
     "pictures": picture_folder.open_pictures,
     "texts": labelled_file.open_data,
+    "characters": text_stream.open_stream,
 }
 COLUMNS = {
     False: ("text_column", "label_column"),
@@ -197,8 +206,9 @@ def _facts(card: Card) -> dict[str, Any]:
 
 
 def _kind(facts: Mapping[str, Any]) -> str:
-    """What the user's own data are: pairs, conversations, labelled pictures or texts."""
-    return next((k for k in ("pairs", "conversations", "pictures") if k in facts), "texts")
+    """What the user's own data are: pairs, conversations, pictures, running or labelled texts."""
+    kinds = ("pairs", "conversations", "pictures", "characters")
+    return next((kind for kind in kinds if kind in facts), "texts")
 
 
 def _entry_of(task: OwnData, pipeline: str) -> Task:
@@ -208,6 +218,8 @@ def _entry_of(task: OwnData, pipeline: str) -> Task:
         return conversation_file.entry_of(task)
     if isinstance(task, PictureFolder):
         return picture_folder.entry_of(task)
+    if isinstance(task, TextStream):
+        return text_stream.entry_of(task)
     return labelled_file.entry_of(task)
 
 
@@ -223,8 +235,12 @@ def _of_files(
         )
     if not 1 <= count <= 2:
         raise InputError(f"data is one file, or two, sources and targets; got {count}")
-    check_kind({**columns, "target_path": "".join(files[1:])}, model.pipeline)
     own = _facts(model.card) if model.card is not None else {}
+    if model.pipeline == TOLD and is_stream({"path": files[0], **columns}):
+        check_kind({**columns, "text_column": "", "target_path": "".join(files[1:])}, TOLD)
+        running = _of_running_text(model, files[0], columns.get("text_column", ""), own)
+        return _entry_of(running, model.pipeline), running
+    check_kind({**columns, "target_path": "".join(files[1:])}, model.pipeline)
     if model.pipeline == SHOWN:
         pictures = _of_folder(model, files[0], own)
         return _entry_of(pictures, model.pipeline), pictures
@@ -276,11 +292,24 @@ def _of_folder(model: Model, path: str, own: Mapping[str, Any]) -> PictureFolder
     return task
 
 
+def _of_running_text(model: Model, path: str, column: str, own: Mapping[str, Any]) -> TextStream:
+    """Running text that the user names: all of it, or what was held out when it is the model's."""
+    found = Source(path, column)
+    if own.get("sha256") != found.sha256:
+        return TextStream(None, found)
+    if "test_path" in own:
+        raise InputError(
+            f"{model.name} was trained on {found.name}: scores on what it has learned say nothing. "
+            "Measure without --data, or on other texts"
+        )
+    return TextStream(found)
+
+
 def _texts(task: OwnData, split: str) -> list[str]:
     """What decides whether a row is known: the texts, the sources, or the questions."""
     if isinstance(task, ConversationFile):
         return [question_of(messages) for messages in task.parts[split]]
-    assert not isinstance(task, PictureFolder)  # which has no texts
+    assert not isinstance(task, (PictureFolder, TextStream))  # which have no rows of texts
     return task.parts[split][0]
 
 

@@ -11,8 +11,8 @@ a study that was stopped goes on with the runs that are left.
 
 import json
 import math
+import os
 import statistics
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,8 @@ from typing import Any
 
 from zoo.card import Card
 from zoo.charts import losses, read_curve
-from zoo.errors import RecipeError, TrainingError, UnknownNameError
+from zoo.errors import RecipeError, UnknownNameError
+from zoo.evaluation.cells import Cell, Workers, check_workers, claimed, run_cells
 from zoo.folder import ADAPTER_WEIGHTS, WEIGHTS
 from zoo.numbers import lower_is_better
 from zoo.registry import registry
@@ -174,6 +175,7 @@ def run_study(
     *,
     base: str | None = None,
     methods: Sequence[str] = (),
+    workers: Workers = 1,
     tell: Callable[[str], None] = print,
 ) -> Study:
     """Do the runs of a study that are not done yet.
@@ -183,6 +185,7 @@ def run_study(
         out: a folder for the runs; the outcome is written to `STUDY.json` in it after each one.
         base: where the base lies, if not where the plan says.
         methods: only these ways.
+        workers: runs at a time, or "ray"; see `zoo.evaluation.cells`.
         tell: is given a line for each run.
 
     Returns:
@@ -201,28 +204,34 @@ def run_study(
     plans = [(name, seed) for seed in study.seeds for name in wanted]
     for name, seed in plans:  # before an hour has passed: whatever is wrong in the plan
         study.recipe(name, seed)
+    check_workers(workers)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    for number, (name, seed) in enumerate(plans, start=1):
-        folder = out / f"{name}-{seed}"
-        if not (folder / RUN).is_file():
-            tell(f"{number}/{len(plans)} {name}, seed {seed}")
-            _run(study.recipe(name, seed), folder)
-        study = _gathered(study, out)
-        (out / f"{study.name}.json").write_text(study.to_json(), encoding="utf-8")
+    cells = [_cell(study.recipe(name, seed), out / f"{name}-{seed}") for name, seed in plans]
+    for _ in run_cells(cells, workers=workers, tell=tell):
+        _write_outcome(_gathered(study, out), out)
+    study = _gathered(study, out)
+    _write_outcome(study, out)
     return study
 
 
-def _run(recipe: Recipe, folder: Path) -> None:
+def _cell(recipe: Recipe, folder: Path) -> Cell:
     """One run, in another process."""
     plan = folder.with_name(f"{folder.name}.toml")
-    plan.write_text(recipe.dump(), encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", __spec__.name, str(plan), str(folder)])
-    if done.returncode != 0:
-        raise TrainingError(
-            f"The run {folder.name} ended with status {done.returncode}; the others are kept: "
-            "mend it, then give the same command again"
-        )
+    if not (folder / RUN).is_file():
+        _replace(plan, recipe.dump())
+    return Cell(folder.name, [__spec__.name, str(plan), str(folder)], folder / RUN)
+
+
+def _write_outcome(study: Study, out: Path) -> None:
+    _replace(out / f"{study.name}.json", study.to_json())
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that others may be reading, or writing too."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
 
 
 def _gathered(study: Study, out: Path) -> Study:
@@ -257,7 +266,9 @@ def main(arguments: Sequence[str]) -> int:
 
     plan, folder = map(Path, arguments)
     try:
-        _train(Recipe.read(plan), folder)
+        with claimed(folder) as mine:
+            if mine and not (folder / RUN).is_file():
+                _train(Recipe.read(plan), folder)
     except ZooError as error:
         print(f"txzoo: {error}", file=sys.stderr)
         return 1

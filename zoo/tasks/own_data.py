@@ -1,4 +1,4 @@
-"""A user's own data in the place of a task: labelled texts or pictures, pairs, conversations."""
+"""A user's own data in the place of a task: labels, pictures, pairs, conversations, plain texts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,14 @@ from zoo.data import PAIRED
 from zoo.errors import InputError, RecipeError
 from zoo.hookspecs import Architecture, Task
 from zoo.registry import resolve
-from zoo.tasks import conversation_file, labelled_file, pair_file, picture_folder
+from zoo.tasks import conversation_file, labelled_file, pair_file, picture_folder, text_stream
 from zoo.tasks.conversation_file import ConversationFile
 from zoo.tasks.labelled_file import LabelledFile
 from zoo.tasks.pair_file import PairFile
 from zoo.tasks.picture_folder import PictureFolder
+from zoo.tasks.text_stream import TextStream
 
-OwnData = LabelledFile | PairFile | ConversationFile | PictureFolder
+OwnData = LabelledFile | PairFile | ConversationFile | PictureFolder | TextStream
 
 LABELLED, TOLD, SHOWN = "text-classification", "text-generation", "image-classification"
 # what only one of the kinds has, and how a user calls it
@@ -32,12 +33,14 @@ def for_recipe(
     """The entry and the task of a recipe with [data].
 
     They are pairs where `pipeline` in [data] is one of `PAIRED`, or that of the architecture where
-    there is none; conversations for a decoder; pictures for what classifies them.
+    there is none; for a decoder conversations, or running text, see `text_stream`; pictures for
+    what classifies them.
 
     Raises:
         RecipeError: the architecture does not learn from such data.
         ZooError: as of `labelled_file.open_data`, `pair_file.open_pairs`,
-            `conversation_file.open_conversations` and `picture_folder.open_pictures`.
+            `conversation_file.open_conversations`, `picture_folder.open_pictures` and
+            `text_stream.open_stream`.
     """
     license, name = data.get("license", "unknown"), architecture.name
     module = resolve(architecture.target)
@@ -55,6 +58,10 @@ def for_recipe(
         check_kind(data, pipeline)
         pictures = picture_folder.open_pictures(data, seed)
         return picture_folder.entry_of(pictures, license), pictures
+    if pipeline == TOLD and text_stream.is_stream(data):
+        check_kind({**data, "text_column": ""}, pipeline)
+        stream = text_stream.open_stream(data, seed)
+        return text_stream.entry_of(stream, license), stream
     if pipeline == TOLD and not {"text_column", "label_column"} & data.keys():
         check_kind(data, pipeline)
         try:
@@ -62,7 +69,8 @@ def for_recipe(
         except conversation_file.NoShape as error:
             raise RecipeError(
                 f"{name} has no head that tells labels apart: for labelled texts take the recipe "
-                f"of an encoder, such as imdb-encoder. To learn conversations: {error}"
+                "of an encoder, such as imdb-encoder. To learn running text, name its column with "
+                f"text_column. To learn conversations: {error}"
             ) from error
         return conversation_file.entry_of(told, license), told
     if not {"head", "labels"} <= set(getattr(module.config_class, "__dataclass_fields__", {})):

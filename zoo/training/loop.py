@@ -6,11 +6,14 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from torch import nn
 
@@ -23,7 +26,8 @@ from zoo.model import Model
 from zoo.registry import registry, resolve
 from zoo.tasks import BaseTask, Batches, LanguageModeling
 from zoo.tasks.own_data import OwnData, for_recipe
-from zoo.training import checkpoint, groups
+from zoo.tasks.text_stream import StreamBatches
+from zoo.training import checkpoint, groups, sharding
 from zoo.training.embeddings import Taken, take
 from zoo.training.memory import keep_freed_memory
 from zoo.training.muon import Muon
@@ -74,7 +78,11 @@ def train(
     keep_freed_memory()
     out = Path(out)
     partial = out.with_name(out.name + ".partial")
-    accelerator = Accelerator(mixed_precision=_precision(recipe.training))
+    patience = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
+    AcceleratorState._reset_state()  # holds a process to the precision of its first training
+    accelerator = Accelerator(
+        mixed_precision=_precision(recipe.training), kwargs_handlers=[patience]
+    )
     if accelerator.is_main_process:
         _check_folders(out, partial, resume=resume, overwrite=overwrite)
     accelerator.wait_for_everyone()
@@ -84,6 +92,11 @@ def train(
         partial.mkdir(parents=True)
     try:
         run.to_the_end(resume)
+        run.best.put_into(run.module)
+        if run.is_sharded:
+            sharding.gather(run.module, keep=accelerator.is_main_process)
+        else:
+            run.module.to("cpu")
         if accelerator.is_main_process:
             _finish(run, partial / "model")
     except (OSError, SafetensorError) as error:  # a full disk, above all
@@ -175,10 +188,17 @@ class Run:
                 f"max_seq_len={self.config.max_seq_len}"
             )
         self.short = self._batches(short) if short else self.batches
+        if sharding.recomputes():
+            sharding.recompute(self.module)
+        self.is_sharded = sharding.is_asked_for(accelerator)
+        if self.is_sharded:
+            sharding.shard(self.module, accelerator.device)
         self.optimizers = build_optimizers(self.module, self.settings, self._apart())
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
-        self.wrapped = accelerator.prepare(self.module)
-        self.wrapped_optimizers = [accelerator.prepare(o) for o in self.optimizers]
+        self.wrapped, self.wrapped_optimizers = self.module, self.optimizers
+        if not self.is_sharded:
+            self.wrapped = accelerator.prepare(self.module)
+            self.wrapped_optimizers = [accelerator.prepare(o) for o in self.optimizers]
         self.step = 0
         self.skipped = 0
         self.seconds = 0.0
@@ -271,6 +291,11 @@ class Run:
     def _epochs_at(self, step: int) -> float:
         short = min(step, self.settings.short_steps)
         return short / self.short.per_epoch + (step - short) / self.batches.per_epoch
+
+    @property
+    def reads_a_stream(self) -> bool:
+        """Whether passes over the data cannot be counted."""
+        return bool(self._streams())
 
     def frozen(self, step: int) -> tuple[str, ...]:
         """The parameters that a step, counted from 0, leaves as the source had them."""
@@ -373,31 +398,55 @@ class Run:
         torch.manual_seed(hash((self.recipe.seed, self.step, rank)) % 2**63)  # dropout
         short = self.settings.short_steps
         whole = self.short(self.step) if self.step < short else self.batches(self.step - short)
-        batch = {n: rows[rank::world].to(self.accelerator.device) for n, rows in whole.items()}
-        rows, mine = (len(next(iter(part.values()))) for part in (whole, batch))
+        batch = {n: rows[rank::world] for n, rows in whole.items()}
+        rows = len(next(iter(whole.values())))
         if rows < world:
             raise TrainingError(
                 f"a batch of {rows} rows cannot be shared by {world} processes: raise batch_tokens "
                 f"(now {self.settings.batch_tokens}), or start fewer processes"
             )
         self.wrapped.train()
-        with self.accelerator.autocast():
+        wanted = self.accelerator.gradient_accumulation_steps
+        pieces = min(wanted, rows // world)  # as many on each process
+        total = torch.zeros((), device=self.accelerator.device)
+        for piece in range(pieces):
+            part = {n: v[piece::pieces].to(self.accelerator.device) for n, v in batch.items()}
             # processes are averaged evenly, so one with more rows than others weighs more
-            loss = self.task.loss(self.wrapped, batch) * (mine * world / rows)
-        mean = self.accelerator.reduce(loss.detach().clone(), "mean").item()
-        if not math.isfinite(mean):
-            return None
-        self.accelerator.backward(loss)
+            share = len(next(iter(part.values()))) * world / rows
+            with self._adding_up(piece == pieces - 1):
+                with self.accelerator.autocast():
+                    loss = self.task.loss(self.wrapped, part) * share
+                total += loss.detach()
+                self.accelerator.backward(loss * wanted)  # which divides by it
+        mean = self.accelerator.reduce(total, "mean").item()
         for name in self.frozen(self.step):  # without a gradient no step and no decay is taken
             self.module.get_parameter(name).grad = None
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip)
-        norm = 0.0 if norm is None else float(norm)
+        norm = self._clip() if math.isfinite(mean) else math.nan
         if math.isfinite(norm):
             for optimizer in self.wrapped_optimizers:
                 optimizer.step()
         for optimizer in self.wrapped_optimizers:
             optimizer.zero_grad()
         return (mean, norm) if math.isfinite(norm) else None
+
+    def _adding_up(self, wanted: bool) -> AbstractContextManager[None]:
+        """Whether gradients of processes are added up now, or with those of a later piece.
+
+        Those of a sharded model are with each piece: until then each process would have all.
+        """
+        if wanted or self.is_sharded:
+            return nullcontext()
+        later: AbstractContextManager[None] = self.accelerator.no_sync(self.wrapped)
+        return later
+
+    def _clip(self) -> float:
+        """Shorten the gradient if it is too long; its norm before."""
+        parameters = self.module.parameters()
+        if self.is_sharded:
+            norm: Any = nn.utils.clip_grad_norm_(parameters, self.settings.clip)
+            return float(norm.full_tensor())
+        norm = self.accelerator.clip_grad_norm_(parameters, self.settings.clip)
+        return 0.0 if norm is None else float(norm)
 
     def _set_learning_rates(self) -> float:
         share = learning_rate_share(self.step, self.settings)
@@ -407,8 +456,8 @@ class Run:
         return self.settings.learning_rate * share
 
     def _log_validation(self, log: "Log", progress: Progress) -> None:
-        if not self.accelerator.is_main_process:
-            return
+        if not (self.accelerator.is_main_process or self.is_sharded):
+            return  # a sharded model is whole on all processes together only
         model = Model(
             name=self.recipe.name,
             card=None,
@@ -426,18 +475,26 @@ class Run:
             self.best.look(self.module, self.step, headline, scores[headline])
 
     def _save(self, log: "Log") -> None:
-        if self.accelerator.is_main_process:
-            log.flush()
-            state = {
-                "step": self.step,
-                "skipped": self.skipped,
-                "seconds": self.seconds,
-                "recent": self.recent,
-                "epoch": self.epoch,
-                "recipe": self.recipe.dump(),
-            }
-            checkpoint.save(self.folder, self.module, self.optimizers, state, self.best)
-        self.accelerator.wait_for_everyone()
+        log.flush()
+        state = {
+            "step": self.step,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "recent": self.recent,
+            "epoch": self.epoch,
+            "recipe": self.recipe.dump(),
+            "data": [source.state() for source in self._streams()],
+        }
+        checkpoint.save(
+            self.folder,
+            self.module,
+            self.optimizers,
+            state,
+            self.best,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            wait=self.accelerator.wait_for_everyone,
+        )
 
     def _restore(self) -> None:
         tensors, state = checkpoint.read(self.folder)
@@ -447,11 +504,19 @@ class Run:
                 "or start anew with --overwrite"
             )
         checkpoint.restore(tensors, self.module, self.optimizers)
-        self.best = checkpoint.Best.of(tensors, state)
+        self.best = checkpoint.Best.of(tensors, state, self.module)
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         self.recent, self.epoch = state.get("recent", []), state.get("epoch", [])
+        for source, place in zip(self._streams(), state.get("data", []), strict=False):
+            source.restore(place)
+
+    def _streams(self) -> list[StreamBatches]:
+        """What reads its batches from a stream, and so has a place there to go back to."""
+        both = [self.batches] if self.short is self.batches else [self.batches, self.short]
+        return [batches for batches in both if isinstance(batches, StreamBatches)]
 
 
+LONGEST_WAIT = timedelta(hours=12)  # of processes for the one that measures the finished model
 VALIDATION_TOKENS = 50_000  # enough for a curve; scores on cards use whole splits
 
 
@@ -565,8 +630,7 @@ def _check_folders(out: Path, partial: Path, *, resume: bool, overwrite: bool) -
 
 def _finish(run: Run, folder: Path) -> None:
     """Write the model folder, measure what was written, and put the scores on its card."""
-    recipe, module = run.recipe, run.module.to("cpu")
-    run.best.put_into(module)
+    recipe, module = run.recipe, run.module
     shutil.rmtree(folder, ignore_errors=True)
     files = _save_adapter(run, folder) if run.base and not run.stands_alone else _save(run, folder)
     if run.task.template is not None:
@@ -588,7 +652,7 @@ def _finish(run: Run, folder: Path) -> None:
             "steps": run.step,
             "skipped_steps": run.skipped,
             "tokens": run.step * recipe.training.batch_tokens,
-            "epochs": round(run.epochs, 2),
+            **({} if run.reads_a_stream else {"epochs": round(run.epochs, 2)}),
             "minutes": round(run.seconds / 60, 1),
             "processes": run.accelerator.num_processes,
             "hardware": hardware(run.accelerator.device),

@@ -156,13 +156,22 @@ def _without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def about(data: Mapping[str, Any], license: str) -> str:
     """The part of a card that says what it was trained on; braces are doubled, for `format`."""
-    kinds = ("pairs", "conversations", "pictures", "texts")
+    kinds = ("pairs", "conversations", "pictures", "characters", "texts")
     what = next(kind for kind in kinds if kind in data)
 
     def one(name: str, digest: str, count: int) -> str:
         safe = name.replace("`", "'")
         return f"{count:,} {what} of `{safe}`,\nsha256 `{digest}`"
 
+    if what == "characters":
+        where = f"`{data['name']}`, read as a stream"
+        words = f"\n## Data\n\n{where}; its first {data[what]:,} characters have\nsha256 "
+        words += f"`{data['sha256']}`"
+        measured = "and were held out for the scores"
+        if "test_name" in data:
+            measured = f"measured on `{data['test_name']}`"
+        words += f"; {measured}.\n"
+        return f"{words}Licence of the data: {license}.\n".replace("{", "{{").replace("}", "}}")
     words = f"\n## Data\n\n{one(data['name'], data['sha256'], data[what])}"
     if "held_out" in data:
         words += f";\n{data['held_out']:,} of them were held out for the scores.\n"
