@@ -26,12 +26,13 @@ from zoo_gallery.snippets import (
 )
 from zoo_gallery.state import Gallery
 from zoo_gallery.views import zero_shot
-from zoo_gallery.views.image_to_text import drawings
+from zoo_gallery.views.image_to_text import drawings, shower
 from zoo_gallery.views.pictures import DRAWINGS, laid_over
 from zoo_scenes.captions import SceneCaptions
 
 import zoo
 from zoo.attention import gaze, seen
+from zoo.errors import InputError
 from zoo.model import Model
 from zoo.tasks.translation import end_id_of
 from zoo.tokenization import build_tokenizer, end_texts, pad_id_of
@@ -288,3 +289,17 @@ def test_a_model_that_is_told_labels_says_how() -> None:
     words = shlex.split(shell_snippet(card))
     assert words[words.index("--labels") + 1].split(",") == labels and words[-1] == PICTURE
     assert f'"{", ".join(labels)}"' in http_snippet(card, "http://127.0.0.1")
+
+
+def test_where_nothing_can_be_seen_the_page_says_so(
+    frog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with BLIP, whose attention `transformers` computes."""
+    show = shower(Gallery(), zoo.info("tiny-captioner"))
+    assert "zoo-seens" in show(str(frog), "a red star")
+    monkeypatch.setattr("zoo_gallery.views.image_to_text.gaze", unseen)
+    assert "keeps no attention weights" in show(str(frog), "a red star")
+
+
+def unseen(*_: object) -> None:
+    raise InputError("blip keeps no attention weights: it does not use zoo.nn.attend")

@@ -42,9 +42,8 @@ def view(gallery: Gallery, card: Card) -> None:
         concurrency_id=COMPUTE,
         trigger_mode="once",
     )
-    look = looker(gallery, card)
     looking = writing.success(
-        lambda given, text: shown(given, look(given, text)),
+        shower(gallery, card),
         [picture, written],
         looked,
         concurrency_id=COMPUTE,
@@ -53,7 +52,7 @@ def view(gallery: Gallery, card: Card) -> None:
     stop.click(None, cancels=[writing, looking], api_visibility="private")
     program, found = gr.Button(visible=False), gr.JSON(visible=False)
     program.click(
-        look,
+        looker(gallery, card),
         [picture, written],
         found,
         api_name=endpoint(card, "attention"),
@@ -99,6 +98,20 @@ def looker(gallery: Gallery, card: Card) -> Callable[[str | None, str], dict[str
             return {"words": found.words, "weights": found.layers[-1].mean(0).tolist()}
 
     return look
+
+
+def shower(gallery: Gallery, card: Card) -> Callable[[str | None, str], str]:
+    """The function that shows on the page what `looker` finds, or why there is nothing."""
+    look = looker(gallery, card)
+
+    def show(picture: str | None, caption: str) -> str:
+        try:
+            found = look(picture, caption)
+        except gr.Error as error:  # what another library computes keeps no attention weights
+            return markup.note(str(error.message))
+        return shown(str(picture), found)
+
+    return show
 
 
 def shown(picture: str, found: Mapping[str, Any]) -> str:
