@@ -23,7 +23,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"
 ]
 HEAVIEST_PAGE = 400_000  # bytes of HTML
-HEAVIEST_SITE = 16_000_000  # bytes of everything
+HEAVIEST_SITE = 20_000_000  # bytes of everything
 LOADING = {  # attributes by which a page makes a browser fetch something at once
     ("script", "src"),
     ("link", "href"),

@@ -519,7 +519,7 @@ def test_our_tunings_are_pefts_on_transformers_own(kind: str, method: str, tmp_p
     model.load_adapter(tmp_path / "adapter")
     torch.testing.assert_close(model.module(source, ids, real), expected, **CLOSE)
     merged = model.merge().module
-    torch.testing.assert_close(merged(source, ids, real), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(merged(source, ids, real), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["full", "bitfit", "lora", "ia3"])
