@@ -146,6 +146,7 @@ def alignment(model: "Model", source: str, target: str | None = None) -> Alignme
     module = model.module
     if not isinstance(module, EncoderDecoder):
         raise InputError(f"{model.name} is no encoder-decoder: it aligns nothing")
+    longest = module.max_len if target is None else None  # its own answer may be cut off there
     target = str(model(source)) if target is None else target
     tokenizer, config = tokenizer_of(model), model.config
     for text in (source, target):
@@ -155,13 +156,14 @@ def alignment(model: "Model", source: str, target: str | None = None) -> Alignme
     prefix = prefix_of(config)
     (read,) = Reader(tokenizer, sys.maxsize, prefix=prefix).encode([source])
     written = tokenizer.encode(target)
-    ids = torch.tensor([[config.start_id, *written.ids[:-1]]], device=model.device)  # (1, T)
+    told = [config.start_id, *written.ids[:-1]][:longest]
+    ids = torch.tensor([told], device=model.device)  # (1, T)
     with torch.no_grad():
         sources = torch.tensor([read.ids], device=model.device)  # (1, S)
         memory = module.encode(sources)
         with record_attention() as layers:
             module.decode(ids, memory, torch.ones_like(sources).bool())
-    rows, merge = _merged(target, written)
+    rows, merge = _merged(target, written, len(told))
     columns, column_of = _words(prefix + source, read, prefix)
     gather = torch.nn.functional.one_hot(torch.tensor(column_of), len(columns)).float()
     cross = [merge @ weights[0].float().cpu() @ gather for weights in layers[1::2]]
@@ -213,22 +215,24 @@ def gaze(model: "Model", picture: "Picture", caption: str | None = None) -> Gaze
             module.decode(ids, memory, None)
     if not layers:
         raise InputError(f"{model.name} keeps no attention weights: it does not use zoo.nn.attend")
-    words, merge = _merged(caption, written)
-    merge = merge[:, : len(read)]
-    whole = merge.sum(1) > 0.99  # the words that were read to their ends
-    words, merge = [w for w, kept in zip(words, whole, strict=True) if kept], merge[whole]
+    words, merge = _merged(caption, written, len(read))
     grid = config.grid
     looks = [merge @ weights[0].float().cpu() for weights in layers[1::2]]  # (H, T, N)
     return Gaze(words, [look.view(*look.shape[:2], grid, grid) for look in looks])
 
 
-def _merged(text: str, encoding: "Encoding") -> "tuple[list[str], Tensor]":
-    """The words of a text and its end, and what makes the mean of each one's tokens (T, tokens)."""
+def _merged(text: str, encoding: "Encoding", count: int) -> "tuple[list[str], Tensor]":
+    """The words of a text and its end, and what makes the mean of each one's tokens (T, tokens).
+
+    Only the first tokens, `count` of them, were read: words that go on behind them are left out.
+    """
     import torch
 
     words, word_of = _words(text, encoding)
     merge = torch.nn.functional.one_hot(torch.tensor(word_of), len(words)).float()  # (tokens, T)
-    return words, (merge / merge.sum(0)).T
+    merge = (merge / merge.sum(0)).T[:, :count]
+    whole = merge.sum(1) > 0.99
+    return [word for word, kept in zip(words, whole, strict=True) if kept], merge[whole]
 
 
 def _words(text: str, encoding: "Encoding", prefix: str = "") -> tuple[list[str], list[int]]:

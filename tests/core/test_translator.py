@@ -72,6 +72,23 @@ def test_a_long_text_is_told_of_in_the_shell(translator: Path) -> None:
     assert "21 tokens in one piece" in str(refused.exception)
 
 
+def test_an_answer_that_fills_all_positions_is_aligned(
+    model: zoo.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = model.module
+    plain = module.decode
+
+    def without_end(*given: Any, **named: Any) -> torch.Tensor:
+        logits: torch.Tensor = plain(*given, **named)
+        logits[..., model.config.end_id] = -1e9  # type: ignore[attr-defined]
+        return logits
+
+    monkeypatch.setattr(module, "decode", without_end)
+    assert len(model.tokenizer.encode(model(TEXT)).ids) > module.max_len  # type: ignore[union-attr, arg-type]
+    (weights,) = alignment(model, TEXT).layers
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, module.max_len))
+
+
 def test_alignment_finds_the_words(model: zoo.Model, translator: Path, tmp_path: Path) -> None:
     found = alignment(model, TEXT)
     assert (found.source, found.target) == ([*TEXT.split(), "end"], [*GERMAN.split(), "end"])
