@@ -90,7 +90,14 @@ class _Twin:
     def __init__(self, folder: Path) -> None:
         import transformers
 
-        model = getattr(transformers, _kind(folder)).from_pretrained(folder)
+        bars = transformers.utils.logging  # what else it says stays
+        shown = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()
+        try:
+            model = getattr(transformers, _kind(folder)).from_pretrained(folder)
+        finally:
+            if shown:
+                bars.enable_progress_bar()
         self.model: Any = model.eval()
         told = (folder / TOKENIZER).exists()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder) if told else None
