@@ -28,6 +28,7 @@ from zoo.tasks import BaseTask, Batches, LanguageModeling
 from zoo.tasks.own_data import OwnData, for_recipe
 from zoo.tasks.text_stream import StreamBatches
 from zoo.training import checkpoint, groups, sharding
+from zoo.training.attention import attention_for
 from zoo.training.embeddings import Taken, take
 from zoo.training.memory import keep_freed_memory
 from zoo.training.muon import Muon
@@ -413,7 +414,8 @@ class Run:
             part = {n: v[piece::pieces].to(self.accelerator.device) for n, v in batch.items()}
             # processes are averaged evenly, so one with more rows than others weighs more
             share = len(next(iter(part.values()))) * world / rows
-            with self._adding_up(piece == pieces - 1):
+            attention = attention_for(self.accelerator.mixed_precision, self.accelerator.device)
+            with attention, self._adding_up(piece == pieces - 1):
                 with self.accelerator.autocast():
                     loss = self.task.loss(self.wrapped, part) * share
                 total += loss.detach()
