@@ -3,7 +3,7 @@
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -11,16 +11,16 @@ from rich.text import Text
 
 import zoo
 from zoo.data import PAIRED, PICTURED
+from zoo.drawings import drawing
 from zoo.errors import MissingExtraError, ZooError
 from zoo.numbers import plural, short_bytes, short_count, with_error
 from zoo.registry import registry, resolve
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from zoo.model import Model
 
 PROMPT = "The"  # for a card without an example
+DRAWING = "ship"  # of the zoo's own
 SIDE = 224  # pixels of a picture that a task draws
 LINES = 4  # at most so many of what a model wrote
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "seed": 1}
@@ -35,7 +35,8 @@ def run_demo(console: Console, picture: Path, command: str) -> bool:
         command: how to call this program.
 
     Returns:
-        Whether there is a model and every one of them ran.
+        Whether there is a model and every one of them ran, those aside whose extra is not
+        installed.
     """
     names = zoo.list_models(bundled=True)
     title = f"txzoo {zoo.__version__}: {plural(len(names), 'bundled model')}, no network needed"
@@ -44,11 +45,15 @@ def run_demo(console: Console, picture: Path, command: str) -> bool:
     with console.status("Starting PyTorch"):
         import torch  # noqa: F401 - seconds, where the models themselves take none
     ready: list[Model] = []
+    failed = 0
     for name in names:
         console.print()
         try:
             ready.append(show(console, name))
+        except MissingExtraError as error:
+            console.print(Padding(Text(str(error), style="yellow"), (0, 0, 0, 4), expand=False))
         except ZooError as error:
+            failed += 1
             console.print(Text(f"{name}: {error}", style="red"))
     # at one text
     looking = [model for model in ready if model.pipeline not in (*PAIRED, *PICTURED)]
@@ -59,7 +64,7 @@ def run_demo(console: Console, picture: Path, command: str) -> bool:
     console.print(Text(f"{plural(len(ready), 'model')} ran in {seconds}.", style="dim"))
     console.print()
     what_next(console, ready, command)
-    return bool(names) and len(ready) == len(names)
+    return bool(ready) and not failed
 
 
 def show(console: Console, name: str) -> "Model":
@@ -76,9 +81,12 @@ def show(console: Console, name: str) -> "Model":
         line = Text.assemble(f"{score.name} ", (number, "green"), f" on {score.dataset}")
         console.print(Padding(line.append(f" {score.split}"), (0, 0, 0, 2), expand=False))
     model = zoo.load(name)
-    prompt = example(model)
-    shown = "a drawing" if model.pipeline == "image-to-text" else prompt
-    text = Text.assemble((shown, "bold"), re.sub(r"\s*\n\s*", "\n", answer(model, prompt)))
+    if model.pipeline in PICTURED:  # no card could hold a picture
+        given, behind = "a drawing", f" → {seen(model)}"
+    else:
+        given = example(model)
+        behind = answer(model, given)
+    text = Text.assemble((given, "bold"), re.sub(r"\s*\n\s*", "\n", behind))
     lines = text.wrap(console, console.width - 4)
     console.print(Padding(Text("\n").join(lines[:LINES]), (0, 0, 0, 4), expand=False))
     return model
@@ -88,34 +96,38 @@ def answer(model: "Model", prompt: str) -> str:
     """What stands behind the prompt: the text that goes on, the translation, the likely labels."""
     if model.pipeline in PAIRED:
         return f" → {model(prompt, num_beams=4)}"
-    if model.pipeline == "image-to-text":
-        picture = drawing(model)
-        return "" if picture is None else f" → {model(picture, num_beams=4)}"
     if model.pipeline == "text-generation":
         return str(model(prompt, return_full_text=False, **SAMPLING)).rstrip()
     found = model(prompt, top_k=2) if model.pipeline == "text-classification" else []
-    return "".join(f"  {entry['label']} {entry['score']:.2f}" for entry in found)
+    return f"  {likely(found)}".rstrip()
+
+
+def seen(model: "Model") -> str:
+    """What a model says of a drawing: its task's own, which it has not learned from, or ours."""
+    assert model.card is not None  # a loaded model has one
+    tasks, own = registry().tasks, None
+    if model.card.task in tasks.names():
+        own = resolve(tasks.get(model.card.task).target)()
+    picture = own.drawing("test", 0, SIDE) if getattr(own, "drawn", False) else drawing(DRAWING)
+    if model.pipeline == "image-to-text":
+        return str(model(picture, num_beams=4))
+    if model.pipeline == "image-classification":
+        return likely(model(picture, top_k=2))
+    labels = [label.strip() for label in (model.card.example or "").split(",") if label.strip()]
+    return likely(model(picture, labels=labels or [DRAWING])[:2])
+
+
+def likely(found: "list[dict[str, Any]]") -> str:
+    """Labels with their probabilities."""
+    return "  ".join(f"{entry['label']} {entry['score']:.2f}" for entry in found)
 
 
 def example(model: "Model") -> str:
-    """The text that a model's card gives to try it with; of one that reads pictures a file's name.
-
-    No card could hold a picture: a model is asked about one only if its task draws its own.
-    """
+    """What its card gives to try a model with; of one that reads pictures a file's name."""
     assert model.card is not None  # a loaded model has one
     if model.pipeline in PICTURED:
         return "picture.png"
     return model.card.example or PROMPT
-
-
-def drawing(model: "Model") -> "Image | None":
-    """A picture for a model whose task draws its own, one that it has not learned from."""
-    assert model.card is not None  # a loaded model has one
-    tasks = registry().tasks
-    if model.card.task not in tasks.names():
-        return None
-    task = resolve(tasks.get(model.card.task).target)()
-    return task.drawing("test", 0, SIDE) if getattr(task, "drawn", False) else None
 
 
 def draw(console: Console, model: "Model", picture: Path) -> None:

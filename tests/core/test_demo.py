@@ -11,6 +11,7 @@ import pytest
 import zoo
 from zoo.cli import main
 from zoo.demo import answer
+from zoo.errors import MissingExtraError
 
 Install = Callable[..., Path]
 PLUGIN = """
@@ -96,6 +97,26 @@ def test_the_demo_goes_on_after_a_model_that_fails(
     assert "its card says" in " ".join(shown.split())
     assert "1 model ran" in shown
     assert "Who looks at whom in plain-lm" in shown
+
+
+def test_the_demo_passes_over_a_model_whose_extra_is_not_installed(
+    models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = zoo.load
+
+    def load_some(name: str) -> zoo.Model:
+        if name == "count-lm":
+            raise MissingExtraError("The architecture open-clip", "clip")
+        return load(name)
+
+    monkeypatch.setattr(zoo, "load", load_some)
+    assert main(["demo", "--out", str(tmp_path / "map.png")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "pip install 'txzoo[clip]'" in shown
+    assert "1 model ran" in shown
 
 
 def test_the_demo_without_models_says_where_to_look(

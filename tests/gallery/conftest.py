@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
-from zoo_gallery.drawings import DRAWN, drawing
 
 import zoo
 from zoo.card import Card
+from zoo.drawings import DRAWN, drawing
 
 HOSTILE = "<script>window.taken = 1</script><img src=x onerror='window.taken = 1'>"
 LINK = "[click](javascript:window.taken=1)"

@@ -15,7 +15,6 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from zoo_gallery.drawings import drawing
 from zoo_gallery.snippets import PICTURE, http_snippet
 from zoo_gallery.state import Limits
 from zoo_gallery.views.bars import reader
@@ -23,6 +22,7 @@ from zoo_gallery.views.text_classification import labels
 
 import zoo
 from zoo.attention import token_labels
+from zoo.drawings import drawing
 
 BUNDLED = zoo.list_models(bundled=True)
 OPTIONS: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "top_k": 50, "seed": 3}

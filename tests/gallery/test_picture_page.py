@@ -16,7 +16,6 @@ from gradio_client import handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import Page, expect
-from zoo_gallery.drawings import DRAWN, SIDE, drawing
 from zoo_gallery.snippets import (
     PICTURE,
     example_labels,
@@ -32,6 +31,7 @@ from zoo_scenes.captions import SceneCaptions
 
 import zoo
 from zoo.attention import gaze, seen
+from zoo.drawings import DRAWN, SIDE, drawing
 from zoo.errors import InputError
 from zoo.model import Model
 from zoo.tasks.translation import end_id_of

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from zoo_gallery.drawings import drawing
 from zoo_gallery.snippets import (
     PICTURE,
     endpoint,
@@ -23,6 +22,7 @@ from zoo_gallery.snippets import (
 import zoo
 from zoo.cli import cli
 from zoo.data import PAIRED
+from zoo.drawings import drawing
 
 TEXTS = {
     "both quotes": """a "b" 'c'""",

@@ -12,11 +12,11 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from zoo.drawings import DRAWN, SIDE, drawing
 from zoo.errors import InputError
 from zoo.images import open_picture, squared
 from zoo.registry import resolve
 from zoo_gallery import markup
-from zoo_gallery.drawings import DRAWN, SIDE, drawing
 from zoo_gallery.state import Gallery
 
 EACH = 3  # drawings of each split of a task

@@ -8,8 +8,8 @@ import gradio as gr
 from PIL import Image
 
 from zoo import Card
+from zoo.drawings import DRAWN
 from zoo_gallery import markup
-from zoo_gallery.drawings import DRAWN
 from zoo_gallery.snippets import endpoint, example_labels, reference
 from zoo_gallery.state import COMPUTE, Gallery
 from zoo_gallery.views import check_length, telling, warned
