@@ -6,6 +6,7 @@ from typing import Any
 
 from zoo import Architecture, hookimpl
 
+PINNED = "txzoo-pinned"  # in the cache: models of open_clip's registry
 TINY = {  # of the kit's own sizes
     "d_embed": 16,
     "vision": {"layers": 2, "width": 24, "head_width": 8, "mlp_ratio": 1.0, "patch_size": 4},
@@ -31,8 +32,13 @@ def txzoo_architectures() -> Iterable[Architecture]:
 
 @hookimpl
 def txzoo_models() -> Iterable[Path]:
-    """The model folders beside this file."""
-    return Path(__file__).parent.glob("models/*/")
+    """The model folders beside this file, and those that `txzoo pin-clip` has brought."""
+    from zoo.hub import cache_folder
+
+    return [
+        *Path(__file__).parent.glob("models/*/"),
+        *sorted(card.parent for card in (cache_folder() / PINNED).glob("*/README.md")),
+    ]
 
 
 @hookimpl

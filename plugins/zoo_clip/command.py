@@ -9,21 +9,22 @@ import click
 @click.argument("model", default="ViT-B-32")
 @click.argument("pretrained", default="laion2b_s34b_b79k")
 @click.option(
-    "--out",
+    "--name",
     default="clip-zero-shot",
     show_default=True,
-    type=click.Path(path_type=Path),
-    help="The new folder.",
+    help="What it is called from then on, in the cache.",
 )
-def pin_clip(model: str, pretrained: str, out: Path) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="A folder of your own in its place.")
+def pin_clip(model: str, pretrained: str, name: str, out: Path | None) -> None:
     """Bring a model of open_clip's registry here, as a model folder.
 
     MODEL and PRETRAINED are its names there, ViT-B-32 laion2b_s34b_b79k unless given. Weights,
     tokenizer and preprocessing are written together, each with its hash; afterwards no network is
     asked.
     """
-    from zoo_clip.pinning import pin
+    from zoo_clip.pinning import pin, place_of
 
-    card = pin(model, pretrained, out=out)
-    click.echo(f"{out}: zoo.load({f'./{out}' if not out.is_absolute() else str(out)!r}) opens it")
-    click.echo(f"{card.name}: {card.parameters:,} parameters")
+    folder = place_of(name) if out is None else out
+    card = pin(model, pretrained, out=folder)
+    ref = name if out is None else str(out) if out.is_absolute() else f"./{out}"
+    click.echo(f"{card.parameters:,} parameters in {folder}: zoo.load({ref!r}) opens it")

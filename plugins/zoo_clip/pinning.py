@@ -6,6 +6,7 @@ folder later asks nobody, and another preprocessing than that of the weights doe
 """
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,10 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import __version__
 from zoo.card import Card
-from zoo.errors import ConfigError, FolderError, HashMismatchError, HubError, UnknownNameError
+from zoo.errors import (
+    ConfigError,
+    FolderError,
+    HashMismatchError,
+    HubError,
+    InputError,
+    UnknownNameError,
+)
 from zoo.folder import CARD, FileRecord, load_into, read_weights, save_folder, sha256
 from zoo.hub import cache_folder, talking
 from zoo.plugins import one_line
+from zoo.registry import registry
+from zoo_clip import PINNED
 from zoo_clip.model import MORE, OpenClip, OpenClipConfig, library
 
 if TYPE_CHECKING:
@@ -36,6 +46,7 @@ PINS = {  # commit of the repository, SHA-256 of the weights; of other pairs the
     )
 }
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # of CLIP's tokenizer
+NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")  # of a model
 OWN = ("context_length", "vocab_size", "hf_tokenizer_name", "tokenizer_kwargs")  # said elsewhere
 PROSE = """\
 # {name}
@@ -47,7 +58,7 @@ PROSE = """\
 ```py
 import zoo
 
-model = zoo.load("./{folder}")  # where this folder lies; needs pip install 'txzoo[clip]'
+model = zoo.load("{ref}")  # needs pip install 'txzoo[clip]'
 model("photograph.jpg", labels=["cat", "dog"], templates=["a photo of a {{}}"])
 ```
 
@@ -57,6 +68,20 @@ model("photograph.jpg", labels=["cat", "dog"], templates=["a photo of a {{}}"])
 `config.json` holds the sizes of the towers and how these weights want pictures;
 `tokenizer.json` reads texts as theirs does.
 """
+
+
+def place_of(name: str) -> Path:
+    """Where a model is brought that shall be found by a name.
+
+    Raises:
+        InputError: the name cannot be a model's, or is another one's.
+    """
+    if not NAME.fullmatch(name):
+        raise InputError(f"A model cannot be called {name!r}: lower case, digits, hyphens and dots")
+    folder = cache_folder() / PINNED / name
+    if name in registry().models.names() and not folder.exists():
+        raise InputError(f"{name} is a model already: give another --name")
+    return folder
 
 
 def pin(model: str, pretrained: str, *, out: str | Path, license: str = "unknown") -> Card:
@@ -313,7 +338,7 @@ def _card(
     }
     text = PROSE.format(
         name=out.name,
-        folder=out.name,
+        ref=out.name if out.parent == cache_folder() / PINNED else f"./{out.name}",
         summary=summary,
         model=source["model"],
         pretrained=source["pretrained"],

@@ -11,6 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import zoo
+from zoo import registry
+from zoo.cli import main
 from zoo.errors import (
     ConfigError,
     FolderError,
@@ -150,6 +152,33 @@ def test_other_preprocessing_does_not_pass(pinned: Path, tmp_path: Path) -> None
         (folder / name).write_text(text.replace(old, new))
         with pytest.raises(HashMismatchError, match=name):
             zoo.load(folder)
+
+
+def test_what_was_brought_has_a_name(
+    checkpoint: Path,
+    picture: Image.Image,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TXZOO_HOME", str(tmp_path))
+    try:
+        assert main(["pin-clip", NAME, str(checkpoint)]) == 0
+        assert "zoo.load('clip-zero-shot') opens it" in capsys.readouterr().out
+        registry.reset()
+        assert "clip-zero-shot" in zoo.list_models(pipeline="zero-shot-image-classification")
+        found = zoo.load("clip-zero-shot")(picture, labels=["cat", "dog"])
+        assert {entry["label"] for entry in found} == {"cat", "dog"}
+        assert main(["pin-clip", NAME, str(checkpoint)]) != 0  # not in place of what is there
+        for name, words in {
+            "tiny-clip": "tiny-clip is a model already",
+            "../up": "lower case",
+        }.items():
+            assert main(["pin-clip", NAME, str(checkpoint), "--name", name]) != 0
+            assert words in capsys.readouterr().err
+    finally:
+        monkeypatch.undo()
+        registry.reset()
 
 
 def test_the_card_says_where_it_is_from(pinned: Path, checkpoint: Path) -> None:
