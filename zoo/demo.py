@@ -105,10 +105,11 @@ def answer(model: "Model", prompt: str) -> str:
 def seen(model: "Model") -> str:
     """What a model says of a drawing: its task's own, which it has not learned from, or ours."""
     assert model.card is not None  # a loaded model has one
-    tasks, own = registry().tasks, None
+    tasks, picture = registry().tasks, drawing(DRAWING)
     if model.card.task in tasks.names():
-        own = resolve(tasks.get(model.card.task).target)()
-    picture = own.drawing("test", 0, SIDE) if getattr(own, "drawn", False) else drawing(DRAWING)
+        task = resolve(tasks.get(model.card.task).target)()
+        if getattr(task, "drawn", False):
+            picture = task.drawing("test", 0, SIDE)
     if model.pipeline == "image-to-text":
         return str(model(picture, num_beams=4))
     if model.pipeline == "image-classification":
