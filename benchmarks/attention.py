@@ -13,7 +13,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 
-from zoo.training.attention import PlainAttention
+from zoo.nn import PlainAttention
 from zoo.training.memory import keep_freed_memory
 from zoo.training.report import hardware
 
@@ -46,8 +46,7 @@ def main() -> None:
                         F.scaled_dot_product_attention(q, k, v).sum().backward(retain_graph=True)
                     times[2 * place + other].append(time.perf_counter() - start)
         print(f"| {name} | " + " | ".join(f"{1000 * median(t):.1f}" for t in times) + " |")
-    threads = torch.get_num_threads()
-    print(f"\n{options.rounds} rounds, {threads} threads, torch {torch.__version__}, {hardware(torch.device("cpu"))}")
+    print(f"\n{options.rounds} rounds, torch {torch.__version__}, {hardware(torch.device('cpu'))}")
 
 
 if __name__ == "__main__":

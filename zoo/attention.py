@@ -45,8 +45,10 @@ def attention_maps(model: "Model", text: "str | Picture") -> "list[Tensor]":
         return [weights.flatten(2) for weights in gaze(model, text).layers]
     if isinstance(model.module, EncoderDecoder):
         return alignment(model, cast(str, text)).layers
-    if hasattr(model.config, "image_size"):
-        given = pixels_of([text], model.config).to(model.device)  # (1, C, S, S)
+    if hasattr(model.module, "read_pictures"):
+        given = model.module.read_pictures([open_picture(text)]).to(model.device)  # (1, C, S, S)
+    elif hasattr(model.config, "image_size"):
+        given = pixels_of([text], model.config).to(model.device)
     else:
         ids = encode(tokenizer_of(model), cast(str, text))
         given = torch.tensor([ids], device=model.device)  # (1, T)
@@ -81,8 +83,8 @@ def rollout(maps: "Sequence[Tensor]") -> "Tensor":
 def seen(model: "Model", picture: "Picture") -> "Tensor":
     """How much each patch of a picture counts for the whole, by roll-out.
 
-    Where the model has a class token that is what this token draws from each patch, else the mean
-    over the patches of what they draw. What is drawn is not why a label was chosen.
+    Where the model reads its class token that is what this token draws from each patch, else the
+    mean over the patches of what they draw. What is drawn is not why a label was chosen.
 
     Returns:
         (G, G), rows from top to bottom, summing to 1.
@@ -96,14 +98,18 @@ def seen(model: "Model", picture: "Picture") -> "Tensor":
         raise InputError(f"{model.name} reads no pictures")
     if isinstance(model.module, EncoderDecoder):
         raise InputError(f"{model.name} writes of pictures: zoo.attention.gaze says where it looks")
-    drawn = _of_patches(rollout(attention_maps(model, picture)), model.config.grid)
+    if not model.config.grid:
+        raise InputError(f"{model.name} does not cut pictures into patches: there is no roll-out")
+    drawn = _of_patches(rollout(attention_maps(model, picture)), model)
     return drawn / drawn.sum()
 
 
-def _of_patches(weights: "Tensor", grid: int) -> "Tensor":
-    """What the class token draws from each patch, else what patches do on average; (G, G)."""
+def _of_patches(weights: "Tensor", model: "Model") -> "Tensor":
+    """What the class token draws from each patch if it is read, else the patches' mean; (G, G)."""
+    grid: int = model.config.grid
+    first = len(weights) > grid * grid and getattr(model.config, "pooling", "first") == "first"
     patches = weights[:, -grid * grid :]  # (T, N)
-    drawn = patches[0] if len(weights) > grid * grid else patches.mean(0)  # (N,)
+    drawn = patches[0] if first else patches[-grid * grid :].mean(0)  # (N,)
     return drawn.view(grid, grid)
 
 
@@ -303,10 +309,10 @@ def _panels(model: "Model", picture: "Picture") -> "list[tuple[str, Tensor]]":
     if isinstance(model.module, EncoderDecoder):
         found = gaze(model, picture)
         return list(zip(found.words, found.layers[-1].mean(0), strict=True))
+    whole = seen(model, picture)
     layers = enumerate(attention_maps(model, picture), start=1)
-    grid = model.config.grid
-    maps = [(f"layer {number}", _of_patches(layer.mean(0), grid)) for number, layer in layers]
-    return [("roll-out", seen(model, picture)), *maps]
+    maps = [(f"layer {number}", _of_patches(layer.mean(0), model)) for number, layer in layers]
+    return [("roll-out", whole), *maps]
 
 
 def _figure(out: Path) -> "type[Figure]":

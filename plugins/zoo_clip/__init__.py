@@ -1,12 +1,12 @@
 """CLIP (Radford et al. 2021): pictures and texts in one space, by `open_clip`."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from zoo import Architecture, hookimpl
 
-PINNED = "txzoo-pinned"  # in the cache: models of open_clip's registry
 TINY = {  # of the kit's own sizes
     "d_embed": 16,
     "vision": {"layers": 2, "width": 24, "head_width": 8, "mlp_ratio": 1.0, "patch_size": 4},
@@ -33,12 +33,14 @@ def txzoo_architectures() -> Iterable[Architecture]:
 @hookimpl
 def txzoo_models() -> Iterable[Path]:
     """The model folders beside this file, and those that `txzoo pin-clip` has brought."""
-    from zoo.hub import cache_folder
+    brought = sorted(card.parent for card in pinned_folder().glob("*/README.md"))
+    return [*Path(__file__).parent.glob("models/*/"), *brought]
 
-    return [
-        *Path(__file__).parent.glob("models/*/"),
-        *sorted(card.parent for card in (cache_folder() / PINNED).glob("*/README.md")),
-    ]
+
+def pinned_folder() -> Path:
+    """Where `txzoo pin-clip` brings models to: `TXZOO_HOME`, else the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TXZOO_HOME") or Path(base, "txzoo")) / "pinned-clip"
 
 
 @hookimpl

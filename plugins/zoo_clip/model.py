@@ -120,6 +120,23 @@ class OpenClipConfig(Config):
         if network or self.vision.get("timm_model_pretrained"):
             raise ConfigError(f"{network or 'timm_model_pretrained'} would be asked of the network")
 
+    @property
+    def n_layers(self) -> int:
+        """Of the picture tower; 0 of one that is no vision transformer of `open_clip`."""
+        layers = self.vision.get("layers", 12)
+        return 0 if self.vision.get("timm_model_name") or not isinstance(layers, int) else layers
+
+    @property
+    def grid(self) -> int:
+        """Patches a side, G, behind a class token; 0 where pictures are not cut into patches."""
+        patch = self.vision.get("patch_size", 16)
+        return self.image_size // patch if self.n_layers and isinstance(patch, int) else 0
+
+    @property
+    def pooling(self) -> str:
+        """What of the picture tower is read: the "first" token, or the "mean" of the patches."""
+        return "first" if self.vision.get("pool_type", "tok") == "tok" else "mean"
+
     def preprocessing(self) -> dict[str, Any]:
         """As `open_clip`'s `PreprocessCfg` takes it."""
         return {

@@ -27,7 +27,7 @@ from zoo.folder import CARD, FileRecord, load_into, read_weights, save_folder, s
 from zoo.hub import cache_folder, talking
 from zoo.plugins import one_line
 from zoo.registry import registry
-from zoo_clip import PINNED
+from zoo_clip import pinned_folder
 from zoo_clip.model import MORE, OpenClip, OpenClipConfig, library
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def place_of(name: str) -> Path:
     """
     if not NAME.fullmatch(name):
         raise InputError(f"A model cannot be called {name!r}: lower case, digits, hyphens and dots")
-    folder = cache_folder() / PINNED / name
+    folder = pinned_folder() / name
     if name in registry().models.names() and not folder.exists():
         raise InputError(f"{name} is a model already: give another --name")
     return folder
@@ -338,7 +338,7 @@ def _card(
     }
     text = PROSE.format(
         name=out.name,
-        ref=out.name if out.parent == cache_folder() / PINNED else f"./{out.name}",
+        ref=out.name if out.parent == pinned_folder() else f"./{out.name}",
         summary=summary,
         model=source["model"],
         pretrained=source["pretrained"],

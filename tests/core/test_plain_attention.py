@@ -1,13 +1,15 @@
-"""The attention that a training in bfloat16 on a processor takes, beside PyTorch's fused one."""
+"""The plain attention in place of PyTorch's fused one, in modules of other libraries too."""
+
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from zoo.training import attention
-from zoo.training.attention import PlainAttention, attention_for
+import zoo
+from zoo.nn import PlainAttention, attention, record_attention
+from zoo.training import loop
 
 B, H, T, S, E = 2, 4, 5, 7, 8
 
@@ -73,21 +75,31 @@ def test_dropout_hides_weights() -> None:
     assert kept != 0.5  # noqa: PLR2004
 
 
-@pytest.mark.parametrize(
-    ("precision", "device", "expected"),
-    [("bf16", "cpu", True), ("no", "cpu", False), ("bf16", "cuda", False)],
-)
-def test_where_it_is_taken(precision: str, device: str, expected: bool) -> None:
-    context = attention_for(precision, torch.device(device))
-    assert isinstance(context, PlainAttention) is expected
+def test_weights_of_other_libraries_are_recorded() -> None:
+    torch.manual_seed(1)
+    other = nn.MultiheadAttention(E * H, H, batch_first=True).eval()
+    x = torch.randn(B, T, E * H)
+    wanted, weights = other(x, x, x, average_attn_weights=False)
+    with record_attention() as layers:
+        mixed, unasked = other(x, x, x, need_weights=False)
+        F.scaled_dot_product_attention(x, x, x, scale=0.0)
+    torch.testing.assert_close(mixed, wanted)
+    torch.testing.assert_close(layers[0], weights)
+    assert unasked is None
+    with record_attention():
+        torch.testing.assert_close(other(x, x, x)[1], weights.mean(1))
+    assert [one.shape for one in layers] == [(B, H, T, T), (B, T, T)]
+    torch.testing.assert_close(layers[1], torch.full((B, T, T), 1 / T))
 
 
-def test_accelerate_calls_the_precision_so() -> None:
-    """`attention_for` reads the words that `accelerate` has."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()
-    try:
-        assert Accelerator(cpu=True, mixed_precision="bf16").mixed_precision == "bf16"
-    finally:
-        AcceleratorState._reset_state()
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_trainings_in_bfloat16_take_it(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor; whether this one computes in bfloat16 does not matter here."""
+    monkeypatch.setattr(loop, "_precision", lambda _: precision)
+    entered = []
+    monkeypatch.setattr(PlainAttention, "__enter__", lambda self: entered.append(self))
+    monkeypatch.setattr(PlainAttention, "__exit__", lambda *_: None)
+    zoo.train("synthetic-decoder", out=tmp_path / "out", steps=2, precision="float32")
+    assert len(entered) == (2 if precision == "bf16" else 0)

@@ -24,7 +24,7 @@ from zoo_gallery.snippets import (
     shell_snippet,
 )
 from zoo_gallery.state import Gallery
-from zoo_gallery.views import zero_shot
+from zoo_gallery.views import image_classification, zero_shot
 from zoo_gallery.views.image_to_text import drawings, shower
 from zoo_gallery.views.pictures import DRAWINGS, laid_over
 from zoo_scenes.captions import SceneCaptions
@@ -270,6 +270,8 @@ def test_labels_and_prompts_are_those_of_the_library(
     ):
         with pytest.raises(gr.Error, match=said):
             classify(str(frog), labels, template)
+    weights = image_classification.looker(gallery, card)(str(frog))["weights"]
+    assert torch.tensor(weights) == pytest.approx(seen(model, frog))
     drawn = {name: (lambda name=name: drawing(name)) for name in ("frog", "ship")}
     html = zero_shot.comparer(gallery, card, drawn)("a red star\na circle\n")  # type: ignore[arg-type]
     pixels = module.read_pictures([drawing("frog"), drawing("ship")])

@@ -12,15 +12,18 @@ from safetensors.torch import load_file, save_file
 
 import zoo
 from zoo import registry
+from zoo.attention import rollout, seen
 from zoo.cli import main
 from zoo.errors import (
     ConfigError,
     FolderError,
     HashMismatchError,
     HubError,
+    InputError,
     UnknownNameError,
     WeightsError,
 )
+from zoo.model import Model
 from zoo.tasks.contrastive import symmetric_loss
 
 open_clip = pytest.importorskip("open_clip", reason="needs txzoo[clip]")
@@ -152,6 +155,58 @@ def test_other_preprocessing_does_not_pass(pinned: Path, tmp_path: Path) -> None
         (folder / name).write_text(text.replace(old, new))
         with pytest.raises(HashMismatchError, match=name):
             zoo.load(folder)
+
+
+def test_what_it_looks_at_is_open_clips_own_attention(pinned: Path, picture: Image.Image) -> None:
+    model = zoo.load(pinned)
+    blocks = model.module.clip.visual.transformer.resblocks
+    read: list[torch.Tensor] = []
+    hooks = [block.ln_1.register_forward_hook(lambda *a: read.append(a[2])) for block in blocks]
+    maps = model.attention(picture)
+    for hook in hooks:
+        hook.remove()
+    assert len(maps) == len(read) == len(blocks) == model.config.n_layers
+    for weights, block, x in zip(maps, blocks, read, strict=True):
+        _, expected = block.attn(x, x, x, need_weights=True, average_attn_weights=False)
+        torch.testing.assert_close(weights, expected[0])
+    grid = seen(model, picture)
+    assert grid.shape == (3, 3)
+    by_class_token = rollout(maps)[0, 1:].view(3, 3)
+    torch.testing.assert_close(grid, by_class_token / by_class_token.sum())
+
+
+def test_either_kind_of_block_shows_what_it_looks_at(picture: Image.Image) -> None:
+    sizes = {"vocab_size": 9, "max_seq_len": 5, "image_size": 16, "d_embed": 8}
+    text = {"layers": 1, "width": 16, "heads": 2}
+
+    def model_of(module: Any) -> Model:
+        return Model(
+            name="small",
+            module=module.eval(),
+            config=module.config,
+            tokenizer=None,
+            pipeline="zero-shot-image-classification",
+            card=None,
+        )
+
+    found: list[Model] = []
+    for kind in ("default", "custom"):
+        vision = {"layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "block_type": kind}
+        torch.manual_seed(1)
+        module = zoo.create("open-clip", **sizes, text=text, vision={**vision, "pool_type": "avg"})
+        if found:
+            module.load_state_dict(found[0].module.state_dict())
+        found.append(model_of(module))
+    one, other = found
+    for weights, expected in zip(one.attention(picture), other.attention(picture), strict=True):
+        assert weights.shape == (2, 17, 17)
+        torch.testing.assert_close(weights, expected)
+    patches = rollout(one.attention(picture))[1:, 1:].mean(0).view(4, 4)
+    torch.testing.assert_close(seen(one, picture), patches / patches.sum())
+    config = one.config.to_dict() | {"vision": {"layers": [1, 1, 1, 1], "width": 8}}
+    module = zoo.create("open-clip", **config)
+    with pytest.raises(InputError, match="does not cut pictures into patches"):
+        seen(model_of(module), picture)
 
 
 def test_what_was_brought_has_a_name(

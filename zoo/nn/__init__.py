@@ -1,6 +1,7 @@
 """Background that several papers share. A paper's own idea lives in its plugin's file."""
 
 from zoo.nn.attention import (
+    PlainAttention,
     attend,
     attend_source,
     causal_mask,
@@ -21,6 +22,7 @@ __all__ = [
     "attend",
     "attend_source",
     "causal_mask",
+    "PlainAttention",
     "plain_attention",
     "record_attention",
 ]

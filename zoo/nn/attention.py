@@ -1,21 +1,23 @@
 """Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, eq. 1).
 
 Two paths, proved equal by the tests: the plain one, written out, which also gives the weights; and
-PyTorch's fused one, which runs by default.
+PyTorch's fused one, which runs by default. `PlainAttention` puts the first in place of the second,
+in modules of other libraries too.
 
 Letters: B batch, H heads, T query length, S key length, E d_head.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-_recorder: ContextVar[list[Tensor] | None] = ContextVar("attention_recorder", default=None)
+MOST = 1 << 27  # scores of a layer that may stand in memory unseen: 256 MB in bfloat16
 
 
 def plain_attention(
@@ -60,7 +62,7 @@ def attend(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Attention by the fused path, or by the plain one inside `record_attention`.
+    """Attention by the fused path, or by the plain one inside `PlainAttention`.
 
     Arguments and result as in `plain_attention`, without the weights. Fewer key heads than query
     heads are shared by their group (grouped-query attention, Ainslie et al. 2023,
@@ -82,17 +84,9 @@ def attend(
             k.repeat_interleave(groups, dim=1),
             v.repeat_interleave(groups, dim=1),
         )  # (B, H, S, E)
-    T, S = q.shape[2], k.shape[2]
-    recorder = _recorder.get()
-    if recorder is not None:
-        if causal and mask is None:
-            mask = causal_mask(T, S, device=q.device)
-        mixed, weights = plain_attention(q, k, v, mask, scale=scale, dropout=dropout)
-        recorder.append(weights)
-        return mixed
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q.dtype)  # the fused kernel wants one dtype; autocast makes q bfloat16
-    causal = causal and mask is None and T > 1
+    causal = causal and mask is None and q.shape[2] > 1
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, scale=scale, dropout_p=dropout, is_causal=causal
     )
@@ -132,19 +126,82 @@ def attend_source(
     return mixed.view(P, H, R // P, T, E).transpose(1, 2).reshape(R, H, T, E)
 
 
+class PlainAttention(TorchFunctionMode):
+    """While it is entered, torch's fused attention is computed by `plain_attention`.
+
+    Not where a layer has more than `MOST` scores, unless its weights are wanted: the fused path
+    keeps none.
+
+    Args:
+        weights: a list that gets those of each attention, (B, H, T, S), in layer order.
+    """
+
+    def __init__(self, weights: list[Tensor] | None = None) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        if func is F.multi_head_attention_forward and self.weights is not None:
+            # what `nn.MultiheadAttention` calls: torch hands on no call inside it
+            asked = kwargs.get("need_weights", True)
+            average = kwargs.get("average_attn_weights", True)
+            each = {"need_weights": True, "average_attn_weights": False}
+            mixed, weights = func(*args, **kwargs | each)
+            self.weights.append(weights)
+            if not asked:
+                return mixed, None
+            return mixed, weights.mean(-3) if average else weights
+        return func(*args, **kwargs)
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """As `torch.nn.functional.scaled_dot_product_attention`, whose arguments these are."""
+        q, k, v = query, key, value
+        if self.weights is None and q.shape[:-1].numel() * k.shape[-2] > MOST:
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+        if enable_gqa:
+            groups = q.shape[-3] // k.shape[-3]
+            k, v = k.repeat_interleave(groups, dim=-3), v.repeat_interleave(groups, dim=-3)
+        if is_causal:
+            attn_mask = causal_mask(q.shape[-2], k.shape[-2], device=q.device)[0, 0]
+        mixed, weights = plain_attention(q, k, v, attn_mask, scale=scale, dropout=dropout_p)
+        if self.weights is not None:
+            self.weights.append(weights)
+        return mixed
+
+
 @contextmanager
 def record_attention() -> Iterator[list[Tensor]]:
     """Run attention by the plain path and collect its weights.
 
     Yields:
-        A list that gets one (B, H, T, S) tensor for each `attend`, in layer order.
+        A list that gets one (B, H, T, S) tensor for each attention, in layer order: of `attend`,
+        of torch's `scaled_dot_product_attention` and of its `MultiheadAttention`.
     """
     collected: list[Tensor] = []
-    token = _recorder.set(collected)
-    try:
+    with PlainAttention(collected):
         yield collected
-    finally:
-        _recorder.reset(token)
 
 
 def causal_mask(

@@ -23,12 +23,12 @@ from zoo.errors import RecipeError, TrainingError
 from zoo.folder import CARD, LOG, RECIPE, FileRecord, save_folder
 from zoo.loading import load
 from zoo.model import Model
+from zoo.nn import PlainAttention
 from zoo.registry import registry, resolve
 from zoo.tasks import BaseTask, Batches, LanguageModeling
 from zoo.tasks.own_data import OwnData, for_recipe
 from zoo.tasks.text_stream import StreamBatches
 from zoo.training import checkpoint, groups, sharding
-from zoo.training.attention import attention_for
 from zoo.training.embeddings import Taken, take
 from zoo.training.memory import keep_freed_memory
 from zoo.training.muon import Muon
@@ -414,8 +414,7 @@ class Run:
             part = {n: v[piece::pieces].to(self.accelerator.device) for n, v in batch.items()}
             # processes are averaged evenly, so one with more rows than others weighs more
             share = len(next(iter(part.values()))) * world / rows
-            attention = attention_for(self.accelerator.mixed_precision, self.accelerator.device)
-            with attention, self._adding_up(piece == pieces - 1):
+            with self._attention(), self._adding_up(piece == pieces - 1):
                 with self.accelerator.autocast():
                     loss = self.task.loss(self.wrapped, part) * share
                 total += loss.detach()
@@ -430,6 +429,11 @@ class Run:
         for optimizer in self.wrapped_optimizers:
             optimizer.zero_grad()
         return (mean, norm) if math.isfinite(norm) else None
+
+    def _attention(self) -> AbstractContextManager[Any]:
+        """Plain where a processor computes in bfloat16: there it is two to ten times as fast."""
+        slow = self.accelerator.mixed_precision == "bf16" and self.accelerator.device.type == "cpu"
+        return PlainAttention() if slow else nullcontext()
 
     def _adding_up(self, wanted: bool) -> AbstractContextManager[None]:
         """Whether gradients of processes are added up now, or with those of a later piece.

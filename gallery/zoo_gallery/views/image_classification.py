@@ -14,7 +14,7 @@ from zoo_gallery.views import telling, warned
 from zoo_gallery.views.pictures import ends, laid_over, numbers, picture_input, require
 
 LABELS = 10  # shown, the likeliest ones
-WHAT = (
+ROLLOUT = (
     "How much each patch counts for the whole picture, by attention roll-out over all layers. "
     "What is looked at need not be what decided."
 )
@@ -31,7 +31,7 @@ def view(gallery: Gallery, card: Card) -> None:
             bars = gr.Label(label="Labels", visible=False, num_top_classes=LABELS)
             drawn = gr.HTML("")
     with gr.Accordion("What it looked at, as a table", open=False):
-        gr.HTML(markup.paragraph(WHAT))
+        gr.HTML(markup.paragraph(ROLLOUT))
         table = gr.HTML("")
     classify.click(
         lambda: gr.Label(visible=True), None, bars, queue=False, api_visibility="private"
@@ -45,11 +45,32 @@ def view(gallery: Gallery, card: Card) -> None:
         concurrency_id=COMPUTE,
         trigger_mode="once",
     )
+    look_at(gallery, card, picture, classified, [drawn, table])
+
+
+def look_at(gallery: Gallery, card: Card, picture: Any, classified: Any, shown_in: Any) -> None:
+    """Show the roll-out after a picture was classified, and answer programs that ask for it.
+
+    Args:
+        gallery: what the page is of.
+        card: of the model.
+        picture: where one is given.
+        classified: the event.
+        shown_in: where the picture and the table go.
+    """
     look = looker(gallery, card)
+
+    def show(given: str | None) -> tuple[str, str]:
+        try:
+            weights = look(given)["weights"]
+        except gr.Error as error:  # there are towers of pictures without patches
+            return markup.note(str(error.message)), ""
+        return shown(str(given), weights)
+
     classified.success(
-        lambda given: shown(given, look(given)["weights"]),
+        show,
         picture,
-        [drawn, table],
+        shown_in,
         concurrency_id=COMPUTE,
         api_visibility="private",
     )

@@ -13,6 +13,7 @@ from zoo_gallery import markup
 from zoo_gallery.snippets import endpoint, example_labels, reference
 from zoo_gallery.state import COMPUTE, Gallery
 from zoo_gallery.views import check_length, telling, warned
+from zoo_gallery.views.image_classification import ROLLOUT, look_at
 from zoo_gallery.views.pictures import DRAWINGS, drawn_by, picture_input, require
 
 TEMPLATES = "a photo of a {}\na drawing of a {}"
@@ -43,11 +44,15 @@ def view(gallery: Gallery, card: Card) -> None:
             )
             # hidden while empty: Gradio names its placeholder in a way that readers cannot take
             bars = gr.Label(label="Labels by probability", visible=False)
+            drawn = gr.HTML("")
             cosines = gr.HTML("")
+    with gr.Accordion("What it looked at, as a table", open=False):
+        gr.HTML(markup.paragraph(ROLLOUT))
+        looked = gr.HTML("")
     classify.click(
         lambda: gr.Label(visible=True), None, bars, queue=False, api_visibility="private"
     )
-    classify.click(
+    classified = classify.click(
         classifier(gallery, card),
         [picture, labels, templates, others],
         [bars, cosines],
@@ -59,6 +64,7 @@ def view(gallery: Gallery, card: Card) -> None:
         concurrency_id=COMPUTE,
         trigger_mode="once",
     )
+    look_at(gallery, card, picture, classified, [drawn, looked])
     with gr.Accordion("Drawings against prompts", open=False):
         gr.HTML(markup.paragraph(WHAT))
         prompts = gr.Textbox(
