@@ -158,7 +158,9 @@ def test_missing_and_binary_recipes(tmp_path: Path) -> None:
 
 def test_recipes_go_round(recipe: Recipe) -> None:
     assert (recipe.name, recipe.seed, recipe.training.betas) == ("tiny", 3, (0.9, 0.98))
-    changed = recipe.with_changes(seed=0, tokenizer={"kind": 'a "b" \\c', "flags": [True, 1.5]})
+    inner = {"layers": 6, "a key = 1": {"kind": "x", "of": [1, 2]}, "none": {}}
+    table = {"kind": 'a "b" \\c', "flags": [True, 1.5], "inner": inner}
+    changed = recipe.with_changes(seed=0, tokenizer=table)
     values = tomllib.loads(changed.dump())
     again = Recipe.from_dict({"name": "tiny", **values}, source=recipe.source)
     assert again == changed

@@ -15,7 +15,7 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from zoo_gallery.snippets import PICTURE, http_snippet
+from zoo_gallery.snippets import PICTURE, example_labels, http_snippet
 from zoo_gallery.state import Limits
 from zoo_gallery.views.bars import reader
 from zoo_gallery.views.text_classification import labels
@@ -138,6 +138,11 @@ def test_the_snippet_runs(
     with contextlib.redirect_stdout(shown):
         exec(compile(code, "snippet", "exec"), space := {})
     space["client"].close()
+    if zoo.info(name).pipeline in ("image-classification", "zero-shot-image-classification"):
+        told = {"labels": example_labels(zoo.info(name))} if name == "tiny-clip" else {}
+        (best, *_) = zoo.load(name)(PICTURE, **told)
+        assert f"'label': {best['label']!r}" in shown.getvalue()
+        return
     if zoo.info(name).pipeline == "image-to-text":
         assert shown.getvalue().splitlines()[-1] == zoo.load(name)(PICTURE, num_beams=4)
         return

@@ -105,7 +105,9 @@ Image.new("RGB", (40, 30), "red").save("picture.png")
 for name in zoo.list_models(bundled=True):
     model = zoo.load(name)
     options = {"max_new_tokens": 1} if model.pipeline == "text-generation" else {}
-    given = "picture.png" if model.pipeline == "image-to-text" else model.card.example
+    if model.pipeline == "zero-shot-image-classification":
+        options = {"labels": ["red", "blue"]}
+    given = "picture.png" if model.pipeline in zoo.data.PICTURED else model.card.example
     zoo.info(name), model.attention(given), model(given, **options)
     saved = model.save_pretrained(Path("saved", name))
     zoo.load(saved)

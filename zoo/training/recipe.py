@@ -19,6 +19,7 @@ from zoo.loading import info
 from zoo.registry import registry
 
 OPTIMIZERS = ("adamw", "muon")
+BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key of TOML that needs no quotes
 STORAGE = ("float16", "bfloat16", "float32")
 KEEP = ("last", "best")
 # how a change is called, and its key in [data]
@@ -441,6 +442,9 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        pairs = (f"{k if BARE.fullmatch(k) else _toml(k)} = {_toml(v)}" for k, v in value.items())
+        return f"{{ {', '.join(pairs)} }}"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
