@@ -32,9 +32,12 @@ def test_the_front_matter_is_what_the_hub_asks_for() -> None:
     assert {front["colorFrom"], front["colorTo"]} <= COLOURS
     assert len(front["short_description"]) <= 60
     assert (SPACE / front["app_file"]).is_file()
-    datasets = ["Salesforce/wikitext", "bentrevett/multi30k", "karpathy/tiny_shakespeare"]
-        datasets.append("uoft-cs/cifar10")
-    assert front["datasets"] == datasets
+    assert front["datasets"] == [
+        "Salesforce/wikitext",
+        "bentrevett/multi30k",
+        "karpathy/tiny_shakespeare",
+        "uoft-cs/cifar10",
+    ]
     for name in zoo.list_models(plugin="txzoo", bundled=True):
         assert f"**{name}**" in text
 
