@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from zoo.charts import AXES, LABEL_INCHES, SHADES, draw_weights
 from zoo.errors import InputError, MissingExtraError
@@ -45,8 +45,9 @@ def attention_maps(model: "Model", text: "str | Picture") -> "list[Tensor]":
         return [weights.flatten(2) for weights in gaze(model, text).layers]
     if isinstance(model.module, EncoderDecoder):
         return alignment(model, cast(str, text)).layers
-    if hasattr(model.module, "read_pictures"):
-        given = model.module.read_pictures([open_picture(text)]).to(model.device)  # (1, C, S, S)
+    read_pictures: Any = getattr(model.module, "read_pictures", None)
+    if read_pictures is not None:
+        given = read_pictures([open_picture(text)]).to(model.device)  # (1, C, S, S)
     elif hasattr(model.config, "image_size"):
         given = pixels_of([text], model.config).to(model.device)
     else:
