@@ -18,16 +18,14 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-WAITED = 0.03  # share of a round that its main thread may wait for a processor
-SCHEDULE = Path("/proc/self/schedstat")  # nanoseconds run and nanoseconds waited, on Linux
+from turns import Peer, Round, processor, serve, take_turns
+
 Write = Callable[[], list[list[int]]]
 
 
@@ -99,41 +97,27 @@ def transformers_peer(
 PEERS = {"zoo": zoo_peer, "transformers": transformers_peer}
 
 
-def waited() -> int:
-    """Nanoseconds that this thread stood ready without a processor; 0 where nobody counts."""
-    return int(SCHEDULE.read_text().split()[1]) if SCHEDULE.exists() else 0
-
-
-def work(peer: str, source: str, task: dict[str, Any]) -> None:
-    """A peer's process: a line in, a round, a line out."""
+def work(peer: str, source: str, task: dict[str, Any]) -> tuple[dict[str, Any], Round]:
+    """What a peer's process says first, and what a round of it is."""
     import torch
 
     if task["threads"]:
         torch.set_num_threads(task["threads"])
     write = PEERS[peer](source, task["batches"], task["new"], task["beams"], task["end"])
     write()  # warm
-    print(json.dumps({"threads": torch.get_num_threads(), "ids": write()}), flush=True)
-    for _ in sys.stdin:
-        before, start = waited(), time.perf_counter()
+
+    def once() -> None:
         write()
-        seconds = time.perf_counter() - start
-        share = (waited() - before) / 1e9 / seconds
-        print(json.dumps({"seconds": seconds, "waited": share}), flush=True)
+
+    return {"threads": torch.get_num_threads(), "ids": write()}, once
 
 
-def start(peer: str, source: str, task: dict[str, Any]) -> "subprocess.Popen[str]":
+def start(peer: str, source: str, task: dict[str, Any]) -> Peer:
     """Start a peer's process."""
-    command = [sys.executable, __file__, "--work", peer, source, json.dumps(task)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def answer(process: "subprocess.Popen[str]") -> Any:
-    """The next line of a peer."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"a peer ended with status {process.wait()}; its error stands above")
-    return json.loads(line)
+    made = Peer([sys.executable, __file__, "--work", peer, source, json.dumps(task)])
+    if made.facts is None:
+        raise SystemExit("a peer ended; its error stands above")
+    return made
 
 
 def compare(
@@ -170,27 +154,18 @@ def compare(
     with tempfile.TemporaryDirectory() as temporary:
         twin = export(model, Path(temporary, "twin"))
         sources = {"zoo": ref, "transformers": str(twin)}
-        processes = {peer: start(peer, source, task) for peer, source in sources.items()}
-        first = {peer: answer(process) for peer, process in processes.items()}
-        found: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
-        for _ in range(rounds):
-            for peer, process in processes.items():
-                assert process.stdin is not None
-                process.stdin.write("\n")
-                process.stdin.flush()
-                found[peer].append(answer(process))
-        for process in processes.values():
-            process.communicate()
+        peers = {peer: start(peer, source, task) for peer, source in sources.items()}
+        first: dict[str, Any] = {name: peer.facts for name, peer in peers.items()}
+        take_turns(peers, rounds, rounds)
     written = sum(map(len, first["zoo"]["ids"])) + len(texts or ())  # ends are written too
     speeds: dict[str, float] = {}
     kept: dict[str, str] = {}
-    for peer, samples in found.items():
-        fed = [sample for sample in samples if sample["waited"] <= WAITED]
-        seconds = [sample["seconds"] for sample in fed] or [
-            sample["seconds"] * (1 - sample["waited"]) for sample in samples
+    for name, peer in peers.items():
+        seconds = [sample["seconds"] for sample in peer.fed] or [
+            sample["seconds"] * (1 - sample["waited"]) for sample in peer.samples
         ]
-        speeds[peer] = written / statistics.median(seconds)
-        kept[peer] = f"{len(fed)}/{rounds}"
+        speeds[name] = written / statistics.median(seconds)
+        kept[name] = f"{len(peer.fed)}/{rounds}"
     same = "same tokens" if first["zoo"]["ids"] == first["transformers"]["ids"] else "OTHER TOKENS"
     distinct = len({token for row in first["zoo"]["ids"] for token in row})
     print(
@@ -209,13 +184,8 @@ def machine() -> str:
     import torch
     import transformers
 
-    name = platform.processor() or platform.machine()
-    cpus = Path("/proc/cpuinfo")
-    if cpus.exists():
-        models = [line for line in cpus.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].split(":")[1].strip() if models else name
     return (
-        f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}; "
+        f"{processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}; "
         f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )
@@ -250,6 +220,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
-        work(sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))
+        serve(lambda: work(sys.argv[2], sys.argv[3], json.loads(sys.argv[4])))
     else:
         main()

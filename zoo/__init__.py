@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zoo.loading import load as load
     from zoo.model import Model as Model
     from zoo.publishing import publish as publish
+    from zoo.quantization import quantize as quantize
     from zoo.training import train as train
 
 __version__ = "0.1.0"
@@ -56,6 +57,7 @@ _HOMES = {
     "list_tasks": "zoo.loading",
     "load": "zoo.loading",
     "publish": "zoo.publishing",
+    "quantize": "zoo.quantization",
     "train": "zoo.training",
     "verify": "zoo.evaluation",
 }
@@ -85,6 +87,7 @@ __all__ = [  # noqa: F822 - resolved by __getattr__
     "list_tasks",
     "load",
     "publish",
+    "quantize",
     "train",
     "verify",
 ]

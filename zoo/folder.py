@@ -36,6 +36,7 @@ ADAPTER_CONFIG = (
     "adapter_config.json"  # in place of CONFIG and WEIGHTS, where the base is elsewhere
 )
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+QUANTIZATION = "quantization"  # a key of CONFIG: how the weights are stored and multiplied
 
 UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 MOST_TEXT = 4 << 20  # bytes of a card or a configuration; real ones have some thousand
@@ -226,7 +227,10 @@ def load_into(module: "nn.Module", tensors: "Mapping[str, Tensor]", source: str 
             raise WeightsError(
                 f"{source}: {name} is {tensor.dtype}, this {kind} needs {own[name].dtype}"
             )
-    module.load_state_dict(tensors)
+    from zoo.nn.quantized import place
+
+    # that nothing is missing was checked above; what is quantised takes the place of a weight
+    module.load_state_dict(place(module, tensors, source), strict=False)
 
 
 def save_folder(
@@ -263,18 +267,20 @@ def save_folder(
     """
     from safetensors.torch import save_file
 
+    from zoo.nn.quantized import kind_of, to_stored
+
     if folder.exists() and not folder.is_dir():
         raise FolderError(f"{folder} is a file; a model folder cannot stand there")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         beside = Path(temporary, folder.name)
         beside.mkdir()
-        (beside / CONFIG).write_text(
-            json.dumps({"architecture": architecture, **config}, indent=2) + "\n", encoding="utf-8"
-        )
+        kind = kind_of(module)
+        facts = {"architecture": architecture, **({QUANTIZATION: kind} if kind else {}), **config}
+        (beside / CONFIG).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         tensors = {
             name: tensor.to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype)
-            for name, tensor in module.state_dict().items()
+            for name, tensor in to_stored(module.state_dict()).items()
         }
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})

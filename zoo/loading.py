@@ -26,6 +26,7 @@ from zoo.folder import (
     CARD,
     CONFIG,
     FILES,
+    QUANTIZATION,
     RECIPE,
     TOKENIZER,
     UNSAFE_SUFFIXES,
@@ -203,6 +204,7 @@ def load(
     device: "str | torch.device | None" = None,
     dtype: "str | torch.dtype | None" = None,
     offline: bool | None = None,
+    engine: str | None = None,
 ) -> "Model":
     """Load a model, ready to be called.
 
@@ -213,9 +215,13 @@ def load(
         device: where it runs, the CPU unless given.
         dtype: precision of its weights, float32 unless given.
         offline: use only what is here; unless given, `HF_HUB_OFFLINE` decides.
+        engine: what computes it in place of PyTorch: `"onnx"`, `"onnx-int8"` or `"llama.cpp"`, see
+            `zoo.engines`. `ref` may then be a folder that `zoo.export` wrote for it.
 
     Raises:
         UnknownNameError: no such model.
+        InputError: an unknown engine, or one that does not compute this model.
+        MissingExtraError: the engine is not installed.
         FolderError: the folder is incomplete.
         CardError: its card does not parse.
         WeightsError: its weights are damaged, or others than the card says.
@@ -223,6 +229,12 @@ def load(
         UnsafeFileError: its weights are a pickle.
         HubError: the Hub refuses, lacks it or is not reached, and neither is it in the cache.
     """
+    if engine is not None:
+        if device is not None or dtype is not None:
+            raise InputError("An engine computes on the processor: leave out device and dtype")
+        from zoo.engines import load_in
+
+        return load_in(engine, ref, revision=revision, offline=offline)
     found = locate(ref, revision=revision, offline=offline)
     if found.card.base is not None:
         return _load_adapted(found, device, dtype, offline)
@@ -418,6 +430,10 @@ def _load_ours(found: Found) -> "tuple[nn.Module, Tokenizer | None]":
     architecture = resolve(registry().architectures.get(card.architecture).target)
     tensors = read_weights(weights)
     with _blaming(folder / CONFIG), _no_random_init():
+        if QUANTIZATION in config:
+            from zoo.nn.quantized import from_stored
+
+            tensors = from_stored(tensors, config.pop(QUANTIZATION), weights)
         if any(type(value) is int and value > USUAL_SIZE for value in config.values()):
             _try_sizes(architecture, config, tensors)
         with _bounded(tensors):

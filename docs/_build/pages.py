@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 import click
+from measured import markdown, newest
 from zoo_gallery.snippets import python_snippet, shell_snippet, slug
 
 import zoo
@@ -324,6 +325,11 @@ def cost_table(page: str, draw: Draw) -> str:
     return (HERE / "cost.md").read_text(encoding="utf-8")
 
 
+def benchmarks_part(page: str, draw: Draw) -> str:
+    """What `benchmarks/table.py` measured last."""
+    return markdown(newest())
+
+
 def lengths_part(page: str, draw: Draw) -> str:
     """Perplexity by length of all models of WikiText-2, drawn and as a table."""
     mine = [card for card in cards() if card.task == "wikitext-2"]
@@ -361,7 +367,9 @@ def studies_part(page: str, draw: Draw) -> str:
                 "± stands the standard error of the mean over seeds; *trained* counts numbers, and "
                 f"minutes are those of {plain(facts['hardware'])}.\n",
                 ways,
-                draw(svg(found.figure(), f"{name}: score by trained parameters"), "One point a way"),
+                draw(
+                    svg(found.figure(), f"{name}: score by trained parameters"), "One point a way"
+                ),
                 draw(svg(found.curves(), f"{name}: training loss"), "First seed of each way"),
             ]
         else:
@@ -515,6 +523,7 @@ PARTS: dict[str, Callable[[str, Draw], str]] = {
     "architecture-file": architecture_file,
     "cost": cost_table,
     "lengths": lengths_part,
+    "benchmarks": benchmarks_part,
     "studies": studies_part,
     "tasks": tasks_table,
     "task-facts": task_facts,

@@ -156,6 +156,7 @@ def test_without_a_verb_it_shows_the_verbs(txzoo: Txzoo) -> None:
         *(
             "ask",
             "attention",
+            "bench",
             "cache",
             "chat",
             "check-plugin",
@@ -177,6 +178,7 @@ def test_without_a_verb_it_shows_the_verbs(txzoo: Txzoo) -> None:
             "prompts",
             "publish",
             "pull",
+            "quantize",
             "run",
             "serve",
             "train",

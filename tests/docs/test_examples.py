@@ -33,6 +33,7 @@ CARDS = sorted(  # of models that are trained: the others cannot be loaded yet
 ON_A_SERVER = {"publish", "offline"}
 # what a command of the pages gets here, to be done soon
 QUICK = {"train": ["--set", "steps=2"], "eval": ["--limit", "2000"]}
+QUICK |= {"bench": ["--rounds", "1"], "quantize": ["--rounds", "1", "--limit", "2000"]}
 LONG = ("txzoo gallery", "txzoo train alibi-lm ")  # parsed only
 
 

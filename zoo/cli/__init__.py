@@ -33,6 +33,8 @@ VERBS = {  # where each one is defined, in the order of the help
     "serve": "zoo.cli.serve:serve",
     "merge": "zoo.cli.train:merge",
     "export": "zoo.cli.export:export",
+    "quantize": "zoo.cli.quantize:quantize",
+    "bench": "zoo.cli.bench:bench",
     "publish": "zoo.cli.hub:publish",
     "pull": "zoo.cli.hub:pull",
     "cache": "zoo.cli.hub:cache",

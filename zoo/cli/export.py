@@ -18,8 +18,10 @@ from zoo.numbers import short_bytes
 def export(ctx: click.Context, ref: str, format: str, out: Path, as_json: bool) -> None:
     """Write a model as a folder that another project opens, and compare the two.
 
-    Formats are transformers, onnx, onnx-int8 and gguf. Where the other engine is installed it opens
-    the folder, and its logits and 64 greedy tokens are held against the model's.
+    Formats are transformers, onnx, onnx-int8 and gguf; and safetensors-int8, safetensors-int4 and
+    safetensors-dynamic-int8, folders with quantised weights that txzoo itself opens. Where the
+    other engine is installed it opens the folder, and its logits and 64 greedy tokens are held
+    against the model's.
     Exit status 1 when they differ by more than rounding explains.
     """
     from zoo.export import check, format_of

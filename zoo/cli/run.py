@@ -34,6 +34,7 @@ TOLD = {"labels", "template", "negative_labels", "prompts"}  # to models of pict
 @click.option("--seed", type=int, help="Of the draws; the same again gives the same text.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before it; may be repeated.")
 @click.option("--draft", metavar="NAME", help="A smaller model with its tokens, to write faster.")
+@click.option("--engine", metavar="NAME", help="What computes: onnx, onnx-int8 or llama.cpp.")
 @click.option("--source-language", metavar="NAME", help="Of the text, where a model knows several.")
 @click.option("--target-language", metavar="NAME", help="To write in, likewise: de, de_DE.")
 @click.option(
@@ -70,10 +71,14 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     With --draft a smaller model writes some tokens ahead, which NAME then reads at once and keeps
     as far as they are its own. How many it kept is said on standard error.
 
+    With --engine another project computes what NAME writes; NAME may be what txzoo export wrote
+    for it. What it reads is written the first time, which takes a while, and kept in the cache.
+
     With --input and --output it is called with each line of a file, of any length: a text, or a
     table with one. What comes is that table with a "result", or with an "error".
     """
     files = {name: options.pop(name) for name in FILES}
+    engine = options.pop("engine")
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if given.keys() & TOLD:
         from zoo.cli.prompts import called
@@ -84,10 +89,10 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
             raise click.UsageError(
                 "a file takes both --input and --output, no PROMPT and no --json"
             )
-        return _file(ref, files, given)
+        return _file(ref, engine, files, given)
     import zoo
 
-    if zoo.info(ref).pipeline in PICTURED:
+    if engine is None and zoo.info(ref).pipeline in PICTURED:
         picture = read_bytes(prompt, f"txzoo run {ref} PICTURE")
         model = zoo.load(ref)
         if model.pipeline == "zero-shot-image-classification":
@@ -99,7 +104,7 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     prompt = read_text(prompt, f"txzoo run {ref} TEXT")
     from zoo.nn import EncoderDecoder
 
-    model = zoo.load(ref)
+    model = zoo.load(ref, engine=engine)
     if isinstance(model.module, EncoderDecoder):
         return _make(model, prompt, given, as_json)
     if model.pipeline != "text-generation":
@@ -143,7 +148,7 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     return None
 
 
-def _file(ref: str, files: dict[str, Any], options: dict[str, Any]) -> None:
+def _file(ref: str, engine: str | None, files: dict[str, Any], options: dict[str, Any]) -> None:
     """Call a model with each line of a file; what could not be answered makes the status 1."""
     import zoo
     from zoo.batch import run_file
@@ -152,7 +157,12 @@ def _file(ref: str, files: dict[str, Any], options: dict[str, Any]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         done = run_file(
-            zoo.load(ref), source, out, column=files.pop("text_column"), **files, **options
+            zoo.load(ref, engine=engine),
+            source,
+            out,
+            column=files.pop("text_column"),
+            **files,
+            **options,
         )
     for warning in caught:
         click.echo(f"Warning: {warning.message}", err=True)

@@ -19,6 +19,9 @@ FORMATS = {
     "onnx": "zoo.export.onnx:Onnx",
     "onnx-int8": "zoo.export.onnx:OnnxInt8",
     "gguf": "zoo.export.gguf:Gguf",
+    "safetensors-int8": "zoo.export.quantized:Int8",
+    "safetensors-int4": "zoo.export.quantized:Int4",
+    "safetensors-dynamic-int8": "zoo.export.quantized:DynamicInt8",
 }
 
 
@@ -30,6 +33,8 @@ def export(model: Model | str | Path, folder: str | Path, format: str = "transfo
     `AutoTokenizer.from_pretrained(folder)`. The folder appears as a whole or not at all. `check`
     holds it against the model.
 
+    The `safetensors-` formats are folders of ours with quantised weights, which `zoo.load` opens.
+
     Args:
         model: a model, or what `zoo.load` takes.
         folder: where it shall be; nothing may be there yet.
@@ -39,7 +44,8 @@ def export(model: Model | str | Path, folder: str | Path, format: str = "transfo
         The folder.
 
     Raises:
-        InputError: an unknown format, or an architecture that has no counterpart there.
+        InputError: an unknown format, an architecture that has no counterpart there, or a model
+            that is quantised.
         ConfigError: sizes that the counterpart cannot have.
         MissingExtraError: what writes the format is not installed.
         FolderError: something is at `folder` already, or it cannot be written: a full disk, say.
@@ -52,6 +58,9 @@ def export(model: Model | str | Path, folder: str | Path, format: str = "transfo
         card = info(model)
         writer.require(card.name, resolve(registry().architectures.get(card.architecture).target))
         model = load(model)
+    from zoo.quantization import require_float
+
+    require_float(model, f"exported as {format}")
     writer.require(model.name, type(model.module))
     _write_whole(folder, lambda beside: writer.write(model, beside))
     return folder

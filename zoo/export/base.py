@@ -4,6 +4,7 @@ Letters: B batch, T length, V vocabulary, L labels, C channels.
 """
 
 import inspect
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from zoo.errors import InputError
 from zoo.generation import GenerationOptions, generate
 from zoo.model import Model
 from zoo.nn import EncoderDecoder, VisionEncoderDecoder
+from zoo.registry import registry
 
 PROMPTS = (
     "The president of the United States said that",
@@ -26,6 +28,7 @@ PROMPTS = (
     "In the middle of the night",
 )
 NEW_TOKENS = 64
+FACTS = "txzoo"  # the key under which a file of one piece says what `facts_of` gives
 
 
 class Engine(Protocol):
@@ -152,7 +155,7 @@ def compare(model: Model, folder: Path, format: Format, prompts: Sequence[str]) 
         if writes(type(module)):
             ids: list[int] = given[0].tolist()
             new = min(NEW_TOKENS, longest(module) - len(ids))
-            ours = _greedy(module, ids, new)
+            ours = greedy(module, ids, new)
             theirs = engine.greedy(ids, new)
             pairs = zip(ours, theirs, strict=True)
             same += sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
@@ -179,6 +182,27 @@ def compare(model: Model, folder: Path, format: Format, prompts: Sequence[str]) 
     )
 
 
+def facts_of(model: Model, format: str) -> str:
+    """What `zoo.engines` must know of a model beside its numbers, as JSON.
+
+    Args:
+        model: that is written.
+        format: it is written in.
+    """
+    kind = type(model.module)
+    target = f"{kind.__module__}:{kind.__qualname__}"
+    entries = registry().architectures.items()
+    named = (name for name, entry in entries if entry.target == target)
+    facts = {
+        "name": model.name,
+        "format": format,
+        "architecture": next(named) if model.card is None else model.card.architecture,
+        "config": model.config.to_dict(),
+        "max_len": getattr(model.module, "max_len", None),
+    }
+    return json.dumps(facts)
+
+
 def arguments(architecture: type) -> list[str]:
     """Names of what the module of an architecture is called with."""
     return list(inspect.signature(architecture.forward).parameters)[1:]  # type: ignore[attr-defined]
@@ -196,7 +220,7 @@ def longest(module: nn.Module) -> int:
     return most
 
 
-def _greedy(module: nn.Module, ids: list[int], new: int) -> list[int]:
+def greedy(module: nn.Module, ids: list[int], new: int) -> list[int]:
     """The most likely tokens after a text, or as the answer to a source."""
     options = GenerationOptions(max_new_tokens=new)
     if isinstance(module, EncoderDecoder):

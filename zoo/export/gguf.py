@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from zoo.errors import InputError, MissingExtraError
-from zoo.export.base import Engine, Format, arguments
+from zoo.export.base import FACTS, Engine, Format, arguments, facts_of
 from zoo.export.transformers import converted
 from zoo.model import Model
 from zoo.tokenization import END_OF_TEXT, PIECES, UNKNOWN
 
 FILE = "model.gguf"
+TOKENIZER_KEY = "tokenizer.huggingface.json"  # for tokenizer.json as a whole
 TWINS = {"GPT2LMHeadModel": "GPT2", "LlamaForCausalLM": "LLAMA", "BloomForCausalLM": "BLOOM"}
 NO_TEXT = "ÿ"  # how byte-level vocabularies spell the byte 255, which no text in UTF-8 has
 
@@ -31,6 +32,7 @@ NO_TEXT = "ÿ"  # how byte-level vocabularies spell the byte 255, which no text 
 class Gguf(Format):
     """One file in float32."""
 
+    name = "gguf"
     engine = "llama-cpp-python"
     pip = "llama-cpp-python"
     rounding = 2e-2  # GELU by its table
@@ -40,8 +42,7 @@ class Gguf(Format):
         if "cache" not in arguments(architecture) or not hasattr(architecture, "to_transformers"):
             raise InputError(
                 f"llama.cpp does not compute the architecture of {name}, {architecture.__name__}: "
-                "a GGUF holds a decoder that is a GPT-2, a Llama or a BLOOM. --format onnx takes "
-                "others"
+                "a GGUF holds a decoder that is a GPT-2, a Llama or a BLOOM. ONNX takes others"
             )
         if not find_spec("gguf"):
             raise MissingExtraError("GGUF", "gguf")
@@ -59,7 +60,7 @@ class Gguf(Format):
         if kind not in TWINS:
             raise InputError(
                 f"{model.name} is {kind} in transformers, and of its classes only "
-                f"{', '.join(TWINS)} are written as GGUF. --format transformers does it"
+                f"{', '.join(TWINS)} are written as GGUF. ONNX takes others"
             )
         sizes = _SIZES[kind](config, model.name)
         tokens, kinds, merges = vocabulary(model, sizes["vocab_size"])
@@ -67,6 +68,7 @@ class Gguf(Format):
         architecture = gguf.MODEL_ARCH[TWINS[kind]]
         writer = gguf.GGUFWriter(folder / FILE, gguf.MODEL_ARCH_NAMES[architecture])
         writer.add_name(model.name)
+        writer.add_string(FACTS, facts_of(model, self.name))
         writer.add_file_type(gguf.LlamaFileType.ALL_F32)
         for key, value in sizes.items():
             getattr(writer, f"add_{key}")(value)
@@ -80,6 +82,8 @@ class Gguf(Format):
         writer.add_eos_token_id(tokens.index(end))
         writer.add_bos_token_id(tokens.index(end))
         writer.add_add_bos_token(False)
+        assert model.tokenizer is not None  # or it would have no vocabulary
+        writer.add_string(TOKENIZER_KEY, model.tokenizer.to_str())
         if (template := model.template) is not None:
             writer.add_chat_template(template.source)
         names = gguf.get_tensor_name_map(architecture, sizes["block_count"])
@@ -202,7 +206,7 @@ def vocabulary(model: Model, size: int) -> tuple[list[str], list[int], list[str]
     if (reason := _unlike_gpt2(told)) is not None:
         raise InputError(
             f"{model.name}: {reason}; of byte-level byte pairs alone llama.cpp has the like. "
-            "--format onnx takes any tokenizer"
+            "ONNX takes any tokenizer"
         )
     added = {entry["id"]: entry for entry in told["added_tokens"]}
     spelled = {id: token for token, id in model.tokenizer.get_vocab().items()}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo.errors import InputError, MissingExtraError
-from zoo.export.base import Engine, Format, arguments
+from zoo.export.base import FACTS, Engine, Format, arguments, facts_of
 from zoo.export.transformers import write_tokenizer
 from zoo.loading import MOST_REASON
 from zoo.model import Model
@@ -36,6 +36,7 @@ OPSET = 18
 class Onnx(Format):
     """A graph that computes what the module computes."""
 
+    name = "onnx"
     engine = "onnxruntime"
     pip = "'txzoo[onnx]'"
 
@@ -74,6 +75,7 @@ class Onnx(Format):
             )
         assert program is not None  # `dynamo=True` gives one
         size = sum(weight.nbytes for weight in model.module.state_dict().values())
+        program.model.metadata_props[FACTS] = facts_of(model, self.name)
         program.save(folder / GRAPH, external_data=size > MOST_INSIDE)
         if model.tokenizer is not None:
             write_tokenizer(folder, model, model.tokenizer, getattr(model.module, "max_len", None))
@@ -90,6 +92,7 @@ class Onnx(Format):
 class OnnxInt8(Onnx):
     """The same with 8-bit weights, and 8-bit activations that are scaled as they come."""
 
+    name = "onnx-int8"
     rounding = None
 
     def write(self, model: Model, folder: Path) -> None:

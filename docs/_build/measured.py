@@ -1,0 +1,80 @@
+"""What `benchmarks/table.py` and `benchmarks/serving.py` found, as Markdown: the newest file."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+NOTHING = "Nothing has been measured on this code yet: the commands below do it.\n"
+
+
+def newest(folder: Path = RESULTS) -> dict[str, Any] | None:
+    """The results of the last day, or None."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    return max(found, key=lambda results: results["date"], default=None)
+
+
+def markdown(results: Mapping[str, Any] | None) -> str:
+    """A table for each row that was measured."""
+    if results is None or not results["rows"]:
+        return NOTHING
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    parts = [f"{results['date']}, {results['hardware']}, {results['processor']}; {versions}.\n"]
+    for row in results["rows"].values():
+        parts += [f"**{row['what'].capitalize()}**\n", "\n".join(table(row)) + "\n"]
+        if row["left_out"]:
+            reasons = (f"{name} ({reason})" for name, reason in row["left_out"].items())
+            parts.append(f"Left out: {', '.join(reasons)}.\n")
+    return "\n".join(parts)
+
+
+def table(row: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of a row's table."""
+    peers = row["peers"]
+    twin = peers.get("transformers", {}).get("value")
+    columns: list[tuple[str, Any]] = [
+        (row["unit"], lambda facts: number(facts.get("value"))),
+        ("quartiles", quartiles),
+    ]
+    if twin:
+        columns.append(("of transformers", lambda facts: ratio(row["unit"], facts, twin)))
+    if any("first_ms" in facts for facts in peers.values()):
+        columns.append(("first token, ms", lambda facts: number(facts.get("first_ms"))))
+    if any("same" in facts for facts in peers.values()):
+        columns.append(("tokens the same", same))
+    if any("losses" in facts for facts in peers.values()):
+        columns.append(("last loss", lambda facts: f"{facts['losses'][-1]:.4f}"))
+    if any("wrong" in facts for facts in peers.values()):
+        columns.append(("answers lost or other", lambda facts: str(facts.get("wrong", "–"))))
+    if any("peak_bytes" in facts for facts in peers.values()):
+        columns.append(("memory, MB", lambda facts: f"{facts.get('peak_bytes', 0) / 1e6:,.0f}"))
+    yield line(["", *(title for title, _ in columns)])
+    yield line(["---"] * (len(columns) + 1))
+    for name, facts in peers.items():
+        yield line([name, *(cell(facts) for _, cell in columns)])
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"
+
+
+def quartiles(facts: Mapping[str, Any]) -> str:
+    if "low" not in facts:
+        return f"starved in all {facts['turns']} turns"
+    return f"{number(facts['low'])} to {number(facts['high'])}, {facts['rounds']} rounds"
+
+
+def ratio(unit: str, facts: Mapping[str, Any], twin: float) -> str:
+    value = facts.get("value")
+    if not value:
+        return "–"
+    return f"{twin / value if unit == 'ms' else value / twin:.2f}x"
+
+
+def same(facts: Mapping[str, Any]) -> str:
+    return "{} of {}".format(*facts["same"]) if "same" in facts else "–"

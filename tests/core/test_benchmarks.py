@@ -1,0 +1,141 @@
+"""What the benchmarks count, and what they leave out; no timing is asserted."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHILD = """
+import sys
+sys.path.insert(0, {folder!r})
+from turns import serve
+shares = iter([0.01, 0.5, 0.02])
+def prepare():
+    print("not an answer")
+    return {{"ids": [[1, 2]]}}, lambda: {{"seconds": 2.0, "waited": next(shares)}}
+serve(prepare)
+"""
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a module of benchmarks/ or of docs/_build/."""
+    for folder in ("benchmarks", "docs/_build"):
+        monkeypatch.syspath_prepend(ROOT / folder)
+
+    def load(name: str) -> ModuleType:
+        import importlib
+
+        return importlib.import_module(name)
+
+    return load
+
+
+def test_starved_rounds_are_taken_again(bench: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    turns = bench("turns")
+    code = CHILD.format(folder=str(ROOT / "benchmarks"))
+    peer = turns.Peer([sys.executable, "-c", code])
+    assert peer.facts == {"ids": [[1, 2]]}
+    turns.take_turns({"one": peer}, 2, 6)
+    assert [sample["waited"] for sample in peer.samples] == [0.01, 0.5, 0.02]
+    assert [sample["waited"] for sample in peer.fed] == [0.01, 0.02]
+    assert all(sample["peak_bytes"] > 1 << 20 for sample in peer.samples)
+    assert "not an answer" in capfd.readouterr().err
+    ended = turns.Peer([sys.executable, "-c", "raise SystemExit(3)"])
+    assert ended.facts is None
+    ended.round()
+    ended.end()
+    assert ended.samples == []
+
+
+def test_the_middle_and_its_quartiles(bench: Any) -> None:
+    turns = bench("turns")
+    assert turns.spread([4.0, 1.0, 2.0, 3.0, 5.0]) == (3.0, 2.0, 4.0)
+    assert turns.spread([7.0]) == (7.0, 7.0, 7.0)
+
+
+def test_rates_and_equal_tokens(bench: Any) -> None:
+    table = bench("table")
+    row = table.all_rows()["decode-small-8"]
+    spec = {**row.spec, "peer": "zoo"}
+    assert table.value_of(row, spec, 2.0) == 8 * 100 / 2.0
+
+    def peer(ids: list[list[int]], *seconds: float) -> Any:
+        samples = [{"seconds": s, "waited": 0.0, "peak_bytes": 5} for s in seconds]
+        facts = {"ids": ids, "threads": 1}
+        return type("P", (), {"facts": facts, "samples": samples, "fed": samples})
+
+    peers = {
+        "zoo": peer([[1, 2, 9], [4, 5, 6]], 2.0, 4.0, 1.0),
+        "transformers": peer([[1, 2, 3], [4, 5, 6]]),
+    }
+    found = table.numbers(row, spec, peers["zoo"], peers)
+    assert found["same"] == [5, 6]
+    assert found["value"] == 400.0
+    assert found["distinct"] == 6
+    starved = table.numbers(row, spec, peers["transformers"], peers)
+    assert "value" not in starved and "same" not in starved
+    assert not table.is_done({"peers": {"zoo": found, "transformers": starved}, "left_out": {}})
+    assert not table.is_done({"peers": {"zoo": found}, "left_out": {"litgpt": table.FAILED}})
+    assert table.is_done({"peers": {"zoo": found}, "left_out": {"litgpt": "not given"}})
+    assert not table.is_done(None)
+
+
+def test_a_row_names_what_it_leaves_out(bench: Any) -> None:
+    table = bench("table")
+    assert table.missing("litgpt", {}) == "no --peer litgpt=PYTHON"
+    assert table.missing("litgpt bfloat16", {"litgpt": "python"}) is None
+    assert table.missing("zoo", {}) is None
+
+
+def test_every_row_of_the_issue_is_there(bench: Any) -> None:
+    rows = bench("table").all_rows()
+    for shape in ("tiny", "small", "gpt2"):
+        assert {f"decode-{shape}-1", f"decode-{shape}-8"} <= rows.keys()
+    assert rows["positions"].peers.keys() == {
+        *("learned", "sinusoidal", "ALiBi", "RoPE", "relative"),
+    }
+    assert {f"context-{n}" for n in (128, 512, 2048, 8192)} <= rows.keys()
+    assert rows["decode-gpt2-1"].spec["sizes"]["vocab_size"] == 50257
+
+
+def test_the_page_is_drawn_from_the_newest_results(bench: Any, tmp_path: Path) -> None:
+    measured = bench("measured")
+    assert measured.newest(tmp_path) is None
+    assert "Nothing has been measured" in measured.markdown(None)
+    facts = {
+        "value": 300.0,
+        "low": 290.0,
+        "high": 310.0,
+        "rounds": 3,
+        "turns": 3,
+        "peak_bytes": 2e6,
+    }
+    row = {
+        "what": "decoding, small",
+        "unit": "tokens/s",
+        "peers": {
+            "zoo": {**facts, "same": [9, 10]},
+            "transformers": {**facts, "value": 150.0},
+            "litgpt": {"rounds": 0, "turns": 9},
+        },
+        "left_out": {"x-transformers": "no --peer"},
+    }
+    for day in ("2026-01-01", "2026-02-01"):
+        results = {
+            "date": day,
+            "hardware": "a CPU",
+            "processor": "X",
+            "versions": {"torch": "2"},
+            "rows": {"decode-small-1": row},
+        }
+        (tmp_path / f"cpu-{day}.json").write_text(json.dumps(results))
+    page = measured.markdown(measured.newest(tmp_path))
+    assert page.startswith("2026-02-01, a CPU, X; torch 2.")
+    assert "| zoo | 300 | 290 to 310, 3 rounds | 2.00x | 9 of 10 | 2 |" in page
+    assert "| litgpt | – | starved in all 9 turns | – | – | 0 |" in page
+    assert "Left out: x-transformers (no --peer)." in page
