@@ -1,7 +1,7 @@
 """Every row of the benchmark table, each beside its peers, into one file of results.
 
     python benchmarks/table.py --quick
-    python benchmarks/table.py --peer litgpt=/tmp/litgpt/bin/python --rows decode-small-1 train
+    python benchmarks/table.py --peer litgpt=LITGPT/bin/python --rows decode-small-1 train
     python benchmarks/table.py --list
 
 Each peer runs in a process of its own with its defaults (tiny models on one thread, on which all of
