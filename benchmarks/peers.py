@@ -418,7 +418,8 @@ def begin(spec: Spec) -> tuple[dict[str, Any], Round]:
             [sys.executable, "-c", code + TAIL], check=True, capture_output=True, text=True
         )
         seconds = time.perf_counter() - start
-        return {"seconds": seconds, "waited": int(ran.stdout.split()[-1]) / 1e9 / seconds}
+        waited = int(ran.stdout.split()[-1]) / 1e9 / seconds
+        return {"seconds": seconds, "waited": waited, "peak_bytes": 0}  # another process's
 
     work()  # the first one warms the disk cache
     return {"threads": torch.get_num_threads()}, work

@@ -263,7 +263,8 @@ def numbers(row: Row, spec: dict[str, Any], peer: Peer, peers: dict[str, Peer]) 
             found["first_ms"] = rounded(spread([1000 * s["first"] for s in peer.fed])[0])
     if peer.samples:
         found["threads"] = peer.facts["threads"]
-        found["peak_bytes"] = max(sample["peak_bytes"] for sample in peer.samples)
+        if peak := max(sample["peak_bytes"] for sample in peer.samples):
+            found["peak_bytes"] = peak
         if "loss" in peer.samples[0]:
             found["losses"] = [round(sample["loss"], 5) for sample in peer.samples]
     twin = peers.get("transformers")
@@ -363,7 +364,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             parts.append(f"{facts['wrong']} answers lost or other")
         if "losses" in facts:
             parts.append(f"loss {facts['losses'][-1]}")
-        parts.append(f"{facts['peak_bytes'] / 1e6:,.0f} MB")
+        if "peak_bytes" in facts:
+            parts.append(f"{facts['peak_bytes'] / 1e6:,.0f} MB")
         yield ", ".join(parts)
     for label, reason in found["left_out"].items():
         yield f"  {label:24s} left out: {reason}"

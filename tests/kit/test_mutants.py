@@ -201,7 +201,7 @@ MUTANTS = [
     Mutant("state that is not saved", "A330", "something is not in its state_dict", both(at(MODEL, BUILT, BUILT + "        self.scale = torch.rand(())\n"), at(MODEL, RETURN, RETURN.replace("\n", " * self.scale\n")))),
     Mutant("always float32", "A331", "in bfloat16 it gives logits of torch.float32", at(MODEL, RETURN, RETURN.replace("return ", "return 1.0 * ").replace("\n", ".float()\n").replace("self.norm(x)", "self.norm(x).float()"))),
     Mutant("attention maps of the future", "A332", "attends to what comes after", at(MODEL, "        x = x + self.out(attend", "        attend(q, k, v)\n        x = x + self.out(attend")),
-    Mutant("another answer while it is watched", "A333", "with attention recorded", at(MODEL, RETURN, "        from zoo.nn.attention import _recorder\n        x = x if _recorder.get() is None else x.flip(-1)\n" + RETURN)),
+    Mutant("another answer while it is watched", "A333", "with attention recorded", at(MODEL, RETURN, "        from torch.overrides import _get_current_function_mode_stack as modes\n        x = x.flip(-1) if modes() else x\n" + RETURN)),
     Mutant("converters promised, not given", "A350", "lacks the two converters", at(FACE, "summary=summary)", "summary=summary, model_types=('gpt2',))")),
     Mutant("converters that lose the weights", "A350", "comes back with other logits", at(MODEL, "    def distance_bias", CONVERTERS.lstrip("\n") + "\n    def distance_bias")),
     # tasks
