@@ -100,6 +100,13 @@ def check_revision(revision: str | None) -> None:
         raise InputError(f"{revision!r} cannot be a branch, a tag or a commit of the Hub")
 
 
+def home() -> Path:
+    """Where txzoo keeps what it can make or fetch anew: `TXZOO_HOME`, or the user's cache."""
+    given = os.environ.get("TXZOO_HOME")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base, "txzoo")
+
+
 def cache_folder() -> Path:
     """Where fetched models are kept: `TXZOO_HOME`, else the Hub's own cache."""
     from huggingface_hub import constants

@@ -1,6 +1,5 @@
 """CLIP (Radford et al. 2021): pictures and texts in one space, by `open_clip`."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,10 @@ def txzoo_models() -> Iterable[Path]:
 
 
 def pinned_folder() -> Path:
-    """Where `txzoo pin-clip` brings models to: `TXZOO_HOME`, else the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TXZOO_HOME") or Path(base, "txzoo")) / "pinned-clip"
+    """Where `txzoo pin-clip` brings models to."""
+    from zoo.hub import home
+
+    return home() / "pinned-clip"
 
 
 @hookimpl

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from models import as_model
 
 import zoo
 from zoo.cli import main
@@ -20,14 +21,7 @@ SIZES = {"vocab_size": 40, "max_seq_len": 24, "d_model": 8, "n_layers": 1, "n_he
 def model_of(architecture: str, **sizes: Any) -> Model:
     torch.manual_seed(0)
     module = zoo.create(architecture, **sizes).eval().requires_grad_(False)
-    return Model(
-        name="ours",
-        module=module,
-        config=module.config,
-        tokenizer=None,
-        pipeline="text-generation",
-        card=None,
-    )
+    return as_model(module)
 
 
 def calls(model: Model, work: speed.Work) -> list[tuple[int, ...]]:

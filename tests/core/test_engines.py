@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from models import as_model
 from torch import nn
 
 import zoo
@@ -61,14 +62,7 @@ def make(architecture: str) -> Model:
             nn.init.normal_(parameter, std=0.25)
         else:
             parameter.add_(0.3 * torch.randn_like(parameter))
-    return Model(
-        name="ours",
-        module=module,
-        config=module.config,
-        tokenizer=tokenizer,
-        pipeline="text-generation",
-        card=None,
-    )
+    return as_model(module, tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from models import as_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -89,14 +90,7 @@ def model_of(architecture: str = "decoder", noise: float = 0.1, **sizes: Any) ->
     with torch.no_grad():  # a model that says something: small weights say the same of everything
         for parameter in module.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
-    return Model(
-        name="ours",
-        module=module,
-        config=module.config,
-        tokenizer=None,
-        pipeline="text-generation",
-        card=None,
-    )
+    return as_model(module)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models import as_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -179,16 +180,6 @@ def test_either_kind_of_block_shows_what_it_looks_at(picture: Image.Image) -> No
     sizes = {"vocab_size": 9, "max_seq_len": 5, "image_size": 16, "d_embed": 8}
     text = {"layers": 1, "width": 16, "heads": 2}
 
-    def model_of(module: Any) -> Model:
-        return Model(
-            name="small",
-            module=module.eval(),
-            config=module.config,
-            tokenizer=None,
-            pipeline="zero-shot-image-classification",
-            card=None,
-        )
-
     found: list[Model] = []
     for kind in ("default", "custom"):
         vision = {"layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "block_type": kind}
@@ -196,7 +187,7 @@ def test_either_kind_of_block_shows_what_it_looks_at(picture: Image.Image) -> No
         module = zoo.create("open-clip", **sizes, text=text, vision={**vision, "pool_type": "avg"})
         if found:
             module.load_state_dict(found[0].module.state_dict())
-        found.append(model_of(module))
+        found.append(as_model(module.eval(), pipeline="zero-shot-image-classification"))
     one, other = found
     for weights, expected in zip(one.attention(picture), other.attention(picture), strict=True):
         assert weights.shape == (2, 17, 17)
@@ -206,7 +197,7 @@ def test_either_kind_of_block_shows_what_it_looks_at(picture: Image.Image) -> No
     config = one.config.to_dict() | {"vision": {"layers": [1, 1, 1, 1], "width": 8}}
     module = zoo.create("open-clip", **config)
     with pytest.raises(InputError, match="does not cut pictures into patches"):
-        seen(model_of(module), picture)
+        seen(as_model(module.eval(), pipeline="zero-shot-image-classification"), picture)
 
 
 def test_what_was_brought_has_a_name(

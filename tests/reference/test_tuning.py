@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from models import as_model
 from torch import Tensor, nn
 
 import zoo
 from zoo.errors import ConfigError
-from zoo.model import Model
 from zoo.tuning import adapt, trained
 from zoo.tuning.files import write
 
@@ -192,17 +192,6 @@ def test_our_prompts_load_in_peft(method: str, twins: Any, tmp_path: Path) -> No
     with torch.no_grad():
         cut = Cut(theirs, 4 if method == "prompt-tuning" else 0)
         torch.testing.assert_close(ours(ids), cut(input_ids=ids).logits, **CLOSE)
-
-
-def as_model(module: nn.Module) -> Model:
-    return Model(
-        name="ours",
-        module=module,
-        config=module.config,
-        tokenizer=None,
-        pipeline="text-generation",
-        card=None,
-    )
 
 
 @pytest.mark.parametrize(

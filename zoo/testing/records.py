@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
+from zoo.hub import home
 from zoo.plugins import Plugin
 from zoo.testing.checks import KIT_VERSION
 from zoo.testing.kit import Report
@@ -96,13 +97,6 @@ def fingerprint(plugin: Plugin) -> str:
         digest.update(path.relative_to(face.parent).as_posix().encode() + b"\0")
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def home() -> Path:
-    """Where txzoo keeps what it can make anew: `TXZOO_HOME`, or the user's cache."""
-    given = os.environ.get("TXZOO_HOME")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base, "txzoo")
 
 
 def _place(plugin: Plugin) -> Path:
