@@ -49,6 +49,14 @@ def frog(tmp_path: Path) -> Path:
     return tmp_path / "picture.png"
 
 
+def choose_drawing(page: Page, name: str) -> None:
+    """Choose one below the picture, and wait until the picture is this one."""
+    picture = page.get_by_role("img", name="The picture that is read")
+    old = str(picture.get_attribute("src"))
+    page.get_by_role("radio", name=name).check()
+    expect(picture).not_to_have_attribute("src", old)
+
+
 @pytest.mark.browser
 def test_a_picture_is_classified_and_what_it_looked_at_is_laid_over_it(
     space: "App", models: Path, page: Page, flaws: "Flaws"
@@ -69,10 +77,7 @@ def test_a_picture_is_classified_and_what_it_looked_at_is_laid_over_it(
     over = page.get_by_role("img", name=re.compile("^What it looked at.*laid over it"))
     expect(over).to_be_visible()
     before = over.get_attribute("src")
-    picture = page.get_by_role("img", name="The picture that is read")
-    old = str(picture.get_attribute("src"))
-    page.get_by_role("radio", name="Frog").check()
-    expect(picture).not_to_have_attribute("src", old)
+    choose_drawing(page, "Frog")
     classify(drawing("frog"))
     expect(over).not_to_have_attribute("src", str(before))
     page.get_by_role("button", name="What it looked at, as a table").click()
@@ -126,7 +131,7 @@ def test_a_picture_is_put_into_words(
     expect(looks).to_have_text(words)
     assert flaws(page) == []
     page.get_by_label("number input for Beams").fill("1")
-    page.get_by_role("radio", name="Frog").check()
+    choose_drawing(page, "Frog")
     page.get_by_role("button", name="Describe").click()
     greedy = model(drawing("frog"), max_new_tokens=10)
     expect(written).to_have_value(greedy)
