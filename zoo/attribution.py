@@ -145,7 +145,8 @@ def _gradient(
         hook.remove()
     gradient = vectors[0].grad
     assert gradient is not None  # the logits depend on the tokens
-    each = (gradient * vectors[0].detach()).sum(-1)[0]  # (T,)
+    each = (gradient * vectors[0].detach()).sum(-1)[0]
+    each = each[-ids.shape[1] :]  # (T,), without a prompt that stands before the text
     return [float(each[tokens].sum()) for tokens in words]
 
 

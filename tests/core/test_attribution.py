@@ -17,6 +17,7 @@ from zoo.cli import cli
 from zoo.errors import InputError, UnknownNameError
 from zoo.model import Model
 from zoo.tokenization import build_tokenizer, mark_texts
+from zoo.tuning import adapt
 
 WORTH = {"good": 2.0, "bad": -3.0, "film": 0.0, "the": 0.25}
 TEXT = "the good film , the bad"
@@ -75,6 +76,14 @@ def test_words_are_worth_what_they_add(model: Model, method: str) -> None:
     likely = attributions(model, TEXT, method=method)  # the sum is below 0
     assert [word.score for word in likely] == [word.score for word in against]
     assert model.module.token_embedding.weight.grad is None
+
+
+def test_a_prompt_before_the_text_is_no_word_of_it(model: Model) -> None:
+    torch.manual_seed(0)
+    adapt(model.module, "prompt-tuning", num_virtual_tokens=3)
+    found = attributions(model, TEXT, method="gradient", label="yes")
+    expected = [WORTH.get(word, 0.0) for word in TEXT.split()]
+    assert [word.score for word in found] == pytest.approx(expected, abs=1e-5)
 
 
 def test_words_are_tokens_together_and_only_what_is_read(model: Model) -> None:

@@ -13,10 +13,11 @@ from zoo_encoder.model import Encoder, EncoderConfig
 
 import zoo
 from zoo.cli import cli
-from zoo.errors import InputError
+from zoo.errors import ConfigError, InputError
 from zoo.model import Model
 from zoo.pipelines.reading import Reader, by_length, last_tokens, pad
 from zoo.tokenization import build_tokenizer, mark_texts, pad_id_of
+from zoo.tuning import adapt
 
 WORDS = "a joy from start to end and a bore in between"
 PIPELINES = {
@@ -218,6 +219,14 @@ def test_sentences_that_mean_the_same_are_near() -> None:
     assert model.pipeline == "feature-extraction"
     a, b, c = model(["A man plays a guitar.", "Someone makes music.", "The bank raised its rates."])
     assert len(a) == 384 and a @ b > 0.4 > 0.2 > a @ c
+
+
+@pytest.mark.parametrize("method", ["prefix-tuning", "prompt-tuning"])
+def test_vectors_of_a_text_after_a_learned_prompt_are_refused(method: str) -> None:
+    model = make("none")
+    adapt(model.module, method, num_virtual_tokens=2)
+    with pytest.raises(ConfigError, match="model without its adapter"):
+        model("good film")
 
 
 @pytest.mark.skipif(

@@ -45,11 +45,13 @@ def widen(module: nn.Module) -> nn.Module:
 
 
 @pytest.fixture
-def twins(tmp_path: Path) -> Callable[[Any], tuple[nn.Module, nn.Module]]:
+def twins(tmp_path: Path) -> Callable[..., tuple[nn.Module, nn.Module]]:
     """From a config of `transformers`: a random checkpoint of it, and `zoo.load` of its folder."""
 
-    def make(config: Any) -> tuple[nn.Module, nn.Module]:
-        theirs = widen(transformers.AutoModelForCausalLM.from_config(config))
+    def make(
+        config: Any, kind: Any = transformers.AutoModelForCausalLM
+    ) -> tuple[nn.Module, nn.Module]:
+        theirs = widen(kind.from_config(config))
         folder = tmp_path / "theirs"
         theirs.save_pretrained(folder)
         model = zoo.load(str(folder))

@@ -155,6 +155,43 @@ def test_prefix_tuning_is_pefts(twins: Any) -> None:
     assert_same(ours, Cut(theirs, 0), [(ours.prompt_embeddings, source)])
 
 
+BERT = {
+    "vocab_size": 53,
+    "hidden_size": 24,
+    "intermediate_size": 36,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 31,
+}
+
+
+@pytest.mark.parametrize("method", ["prefix-tuning", "prompt-tuning"])
+def test_what_stands_before_an_encoders_text_is_pefts(method: str, twins: Any) -> None:
+    kind = transformers.AutoModelForSequenceClassification
+    ours, theirs = twins(transformers.BertConfig(**BERT), kind)
+    if method == "prefix-tuning":  # PEFT's text begins at position 5
+        places = theirs.get_parameter("bert.embeddings.position_embeddings.weight")
+        ours.position_embedding.weight.data.copy_(places.data.roll(-5, 0))
+    of_peft = peft.PrefixTuningConfig if method == "prefix-tuning" else peft.PromptTuningConfig
+    options = of_peft(num_virtual_tokens=5, task_type="SEQ_CLS")
+    theirs = peft.get_peft_model(theirs, options).eval()
+    ours = adapt(ours, method, num_virtual_tokens=5).eval()
+    source = theirs.prompt_encoder["default"].embedding.weight
+    assert ours.prompt_embeddings.shape == source.shape
+    source.data.copy_(torch.randn_like(source))
+    ours.prompt_embeddings.data.copy_(source)
+    ids = torch.randint(1, 53, (3, 9))
+    real = torch.arange(9) < torch.tensor([[9], [4], [1]])
+    logits = ours(ids, real)
+    expected = theirs(input_ids=ids, attention_mask=real.long()).logits
+    torch.testing.assert_close(logits, expected, **CLOSE)
+    weight = torch.randn_like(logits)
+    (logits * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert ours.prompt_embeddings.grad.abs().max() > 1e-3
+    torch.testing.assert_close(ours.prompt_embeddings.grad, source.grad, rtol=1e-3, atol=2e-5)
+
+
 def fresh(kind: str = "decoder") -> nn.Module:
     torch.manual_seed(3)
     sizes = {"vocab_size": 53, "max_seq_len": 20, "d_model": 16, "n_layers": 2, "n_heads": 2}

@@ -7,6 +7,7 @@ from torch import nn
 import zoo
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.generation import GenerationOptions, generate
+from zoo.nn import record_attention
 from zoo.registry import registry
 from zoo.tuning import adapt, merge, share, trained
 
@@ -287,8 +288,112 @@ def test_nothing_to_train() -> None:
         adapt(nn.Tanh(), "full")
 
 
+ENCODERS = ("encoder", "alibi-encoder")
+
+
+def encoder(architecture: str, head: str, **changes: object) -> nn.Module:
+    sizes = {**SIZES, "d_ff": 20, "head": head, "pooling": "mean", **changes}
+    labels = ("a", "b", "c") if head.endswith("classification") else ()
+    return zoo.create(architecture, **sizes, labels=labels).eval()
+
+
+@pytest.mark.parametrize("head", ["classification", "token-classification", "masked-language"])
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_an_encoder_reads_a_prompt_like_words(architecture: str, head: str) -> None:
+    module = encoder(architecture, head)
+    words, ids = torch.tensor([[7, 4, 12]]), torch.randint(1, 29, (2, 6))
+    real = torch.arange(6) < torch.tensor([[6], [2]])
+    whole = torch.cat([words.expand(2, -1), ids], 1)
+    expected = module(whole, torch.cat([torch.ones(2, 3, dtype=torch.bool), real], 1))
+    adapted = adapt(share(module), "prompt-tuning", num_virtual_tokens=3)
+    with torch.no_grad():
+        adapted.prompt_embeddings.copy_(module.token_embedding.weight[words[0]])
+    each = head != "classification"
+    torch.testing.assert_close(adapted(ids, real), expected[:, 3:] if each else expected)
+    torch.testing.assert_close(module(whole)[:1], expected[:1])  # the base reads no prompt
+    if head == "masked-language":
+        where = torch.zeros(2, 6, dtype=torch.bool)
+        where[0, 4] = where[1, 1] = True
+        torch.testing.assert_close(adapted(ids, real, where=where), expected[:, 3:][where])
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_an_encoder_reads_a_prefix_like_words_far_from_its_own(architecture: str) -> None:
+    """One layer, whose keys and values at the first positions are those of three words."""
+    module = encoder(architecture, "token-classification", n_layers=1)
+    if architecture == "alibi-encoder":
+        module.slopes.zero_()  # no score falls off with the distance, as none does to a prefix
+    words, ids = torch.tensor([[7, 4, 12]]), torch.randint(1, 29, (2, 6))
+    adapted = adapt(share(module), "prefix-tuning", num_virtual_tokens=3)
+    from zoo.tuning.prefix import record
+
+    pairs = record(module, words)
+    flat = torch.stack([part[0] for pair in pairs for part in pair])
+    with torch.no_grad():
+        adapted.prompt_embeddings.copy_(flat.permute(2, 0, 1, 3).flatten(1))
+    if module.position_embedding is not None:  # the words stand at 0 to 2, and the text too
+        places = module.position_embedding.weight.data
+        places.copy_(torch.cat([places[:3], places[:-3]]))
+    expected = module(torch.cat([words.expand(2, -1), ids], 1))[:, 3:]
+    assert adapted.config.max_seq_len == module.config.max_seq_len  # a prefix has no positions
+    if module.position_embedding is not None:
+        places.copy_(torch.cat([places[3:], places[-3:]]))
+    torch.testing.assert_close(adapted(ids), expected)
+
+
 @pytest.mark.parametrize("method", CAUSAL)
-def test_a_module_without_a_cache_is_told_what_works(method: str) -> None:
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_what_stands_before_an_encoders_text_learns_alone(architecture: str, method: str) -> None:
+    module = encoder(architecture, "classification")
+    base = {name: p.detach().clone() for name, p in module.named_parameters()}
+    adapted = adapt(module, method, num_virtual_tokens=4, fresh=["head"])
+    assert set(trained(adapted)) == {"prompt_embeddings", "head.weight", "head.bias"}
+    ids, targets = torch.randint(1, 29, (8, 7)), torch.arange(8) % 3
+    optimizer = torch.optim.Adam(trained(adapted).values(), lr=0.05)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(adapted(ids), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    for name, before in base.items():
+        assert torch.equal(adapted.get_parameter(name), before) == (name not in trained(adapted))
+
+
+@pytest.mark.parametrize("method", CAUSAL)
+def test_a_call_that_fails_leaves_nothing_behind(method: str) -> None:
+    adapted = adapt(encoder("encoder", "classification"), method, num_virtual_tokens=4)
+    ids = torch.randint(1, 29, (2, 5))
+    before = adapted(ids)
+    with pytest.raises(RuntimeError, match="size|shape|broadcast"):
+        adapted(ids, torch.ones(2, 9, dtype=torch.bool))
+    torch.testing.assert_close(adapted(ids), before)
+    plain = encoder("encoder", "classification")
+    q = torch.randn(1, 4, 5, 4)
+    with record_attention() as weights:
+        plain(ids)
+        nn.functional.scaled_dot_product_attention(q, q, q)
+    assert {w.shape[-1] for w in weights} == {5}  # no prefix is read by what comes after
+
+
+def test_a_prompt_beside_an_argument_that_it_does_not_know_is_refused() -> None:
+    class Odd(type(encoder("encoder", "classification"))):  # type: ignore[misc]
+        def forward(self, ids: torch.Tensor, real: object = None, ages: object = None) -> object:
+            return super().forward(ids, real)
+
+    module = encoder("encoder", "classification")
+    module.__class__ = Odd
+    adapted = adapt(module, "prompt-tuning", num_virtual_tokens=2)
+    ids = torch.randint(1, 29, (2, 5))
+    assert adapted(ids).shape == (2, 3)
+    with pytest.raises(ConfigError, match="knows no ages of a prompt: Odd may be given ids, real"):
+        adapted(ids, ages=torch.zeros(2, 5))
+
+
+@pytest.mark.parametrize("method", CAUSAL)
+def test_a_module_that_reads_no_text_in_a_known_way_is_told_what_works(method: str) -> None:
     class Bag(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -297,5 +402,5 @@ def test_a_module_without_a_cache_is_told_what_works(method: str) -> None:
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return self.words(ids).mean(1)
 
-    with pytest.raises(ConfigError, match="Bag takes no cache.*use lora, ia3"):
+    with pytest.raises(ConfigError, match="Bag is called neither as.*use lora, ia3"):
         adapt(Bag(), method)

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.errors import ConfigError
 from zoo.pipelines.reading import EncoderPipeline, Row
 
 
@@ -21,6 +22,11 @@ class FeatureExtraction(EncoderPipeline):
 
     def compute(self, ids: Tensor, real: Tensor) -> Tensor:
         """Means over real tokens (B, D)."""
+        if hasattr(self.module, "prompt_embeddings"):
+            raise ConfigError(
+                "A prefix or a prompt was learned for the head alone: take the vectors of a text "
+                "from the model without its adapter"
+            )
         hidden: Tensor = self.module.hidden(ids, real)  # type: ignore[operator]
         weights = real.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
         return (hidden * weights).sum(1) / weights.sum(1)

@@ -5,23 +5,28 @@ arXiv:2101.00190, section 4.2: in each layer attention reads [P_K; K] and [P_V; 
 
 Differences: P is learned itself, not made by another network (the paper drops that one after
 training). It begins with the keys and values of random words (the paper, section 7.4: of words).
-None from PEFT without projection; the tests hold the two equal.
+None from PEFT without projection; the tests hold the two equal. An encoder's text keeps its
+positions and distances, which do not count the prefix; PEFT's moves it up by P positions.
 
 Letters: P prefix length, B batch, G key/value heads, S key length, E d_head, L layers.
 """
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from zoo.errors import ConfigError
-from zoo.nn import Cache
+from zoo.nn import Cache, causal_mask
 from zoo.tuning.parts import freeze, require_whole
 
 Pair = tuple[Tensor, Tensor]  # keys and values (1, G, P, E) of a layer
+OTHERS = "lora, ia3, houlsby, pfeiffer or bitfit"
 
 
 class Recorder(Cache):
@@ -80,15 +85,68 @@ class PrefixCache(Cache):
         raise NotImplementedError
 
 
+class PrefixAttention(TorchFunctionMode):
+    """While it is entered, each attention reads its prefix first; for modules without a cache.
+
+    Args:
+        prefix: keys and values for each attention in the order of their computation; None to
+            write down those of the text alone, in `pairs`.
+    """
+
+    def __init__(self, prefix: list[Pair] | None = None) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.pairs: list[Pair] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **dict(kwargs or {}))
+        return func(*args, **dict(kwargs or {}))
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **more: Any,
+    ) -> Tensor:
+        """As `torch.nn.functional.scaled_dot_product_attention`, whose arguments these are."""
+        self.pairs.append((key, value))
+        if self.prefix is not None:
+            if is_causal:
+                attn_mask = causal_mask(query.shape[2], key.shape[2], device=key.device)
+            keys, values = self.prefix[len(self.pairs) - 1]
+            B, P = len(key), keys.shape[2]
+            key = torch.cat([keys.expand(B, -1, -1, -1).to(key), key], dim=2)  # (B, G, P + S, E)
+            value = torch.cat([values.expand(B, -1, -1, -1).to(value), value], dim=2)
+            if attn_mask is not None:  # all see the prefix, and no score is taken off for distance
+                free = True if attn_mask.dtype == torch.bool else 0.0
+                attn_mask = F.pad(attn_mask, (P, 0), value=free)
+            is_causal = False
+        mixed: Tensor = F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, **more
+        )
+        return mixed
+
+
 def adapt(module: nn.Module, *, num_virtual_tokens: int = 16) -> nn.Module:
     """Let keys and values before the text learn.
 
     Args:
-        module: a trained one that takes a cache: `module(ids, cache)`.
+        module: a trained one: a decoder, `module(ids, cache)`, or an encoder, `module(ids, real)`.
         num_virtual_tokens: P.
 
     Raises:
-        ConfigError: P below 1, or beyond the model's positions; a module that takes no cache.
+        ConfigError: P below 1, or beyond the model's positions; a module of neither kind.
     """
     prepare(module, num_virtual_tokens, "Prefix tuning")
     table = token_table(module, "Prefix tuning")
@@ -126,36 +184,81 @@ def token_table(module: nn.Module, method: str) -> nn.Embedding:
     raise ConfigError(f"{method} needs embeddings of tokens, {type(module).__name__} has none")
 
 
-def record(module: nn.Module, ids: Tensor) -> list[Pair]:
-    """The keys and values of each layer for tokens (1, P) that nothing stands before."""
-    table = token_table(module, "This")
-    recorder = Recorder(table.weight)
+def takes_cache(module: nn.Module) -> bool:
+    """Whether it is a decoder, called as `module(ids, cache)`."""
+    return "cache" in inspect.signature(module.forward).parameters
+
+
+def read(module: nn.Module, ids: Tensor) -> list[Pair]:
+    """The keys and values of tokens (1, P) that can be seen: maybe none."""
+    recorder = Recorder(token_table(module, "This").weight)
+    mode = PrefixAttention()
     training = module.training
     module.eval()  # no dropout on what stands before every text
     try:
-        module(ids, recorder)
+        if takes_cache(module):
+            module(ids, recorder)
+        else:
+            with mode:
+                module(ids, torch.ones_like(ids, dtype=torch.bool))
     except TypeError as error:
         raise ConfigError(
-            f"{type(module).__name__} takes no cache, so nothing can stand before its texts: "
-            f"use lora, ia3, houlsby, pfeiffer or bitfit"
+            f"{type(module).__name__} is called neither as module(ids, cache) nor as "
+            f"module(ids, real), so nothing can stand before its texts: use {OTHERS}"
         ) from error
     finally:
         module.train(training)
-    if not recorder.pairs:
-        raise ConfigError(f"{type(module).__name__} writes no keys and values into a cache")
-    return recorder.pairs
+    return recorder.pairs or mode.pairs
+
+
+def record(module: nn.Module, ids: Tensor) -> list[Pair]:
+    """The keys and values of each layer for tokens (1, P) that nothing stands before."""
+    pairs = read(module, ids)
+    if not pairs:
+        raise ConfigError(
+            f"{type(module).__name__} has keys and values neither in a cache nor in torch's "
+            f"scaled_dot_product_attention, so nothing can stand before them: use {OTHERS}"
+        )
+    if any(pair[0].shape != pairs[0][0].shape for pair in pairs):
+        raise ConfigError(
+            f"{type(module).__name__} has layers of keys of several shapes: use {OTHERS}"
+        )
+    return pairs
 
 
 def put_before(module: nn.Module, length: int, prefix: Callable[[nn.Module], list[Pair]]) -> None:
-    """From now on every call of the module reads a prefix first; its texts get so much shorter."""
+    """From now on every call of the module reads a prefix first.
 
-    def before(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    A decoder's texts get so much shorter; in an encoder the prefix takes up no positions.
+    """
+
+    def cached(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cache = args[1] if len(args) > 1 else kwargs.get("cache")
         if isinstance(cache, Recorder):
             return None
         return (args[0], PrefixCache(prefix(called), cache)), {}
 
-    module.register_forward_pre_hook(before, with_kwargs=True)
+    entered: list[PrefixAttention] = []
+
+    def enter(called: nn.Module, _: Any) -> None:
+        mode = PrefixAttention(prefix(called))
+        mode.__enter__()  # type: ignore[no-untyped-call]
+        entered.append(mode)
+
+    def leave(*_: Any) -> None:
+        if entered:  # not where the prefix itself could not be made
+            entered.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    if takes_cache(module):
+        module.register_forward_pre_hook(cached, with_kwargs=True)
+        shorten(module, length)
+    else:
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave, always_call=True)
+
+
+def shorten(module: nn.Module, length: int) -> None:
+    """Its texts get so much shorter."""
     config: Any = getattr(module, "config", None)
     if hasattr(config, "max_seq_len"):
         module.config = dataclasses.replace(config, max_seq_len=config.max_seq_len - length)

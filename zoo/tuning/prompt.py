@@ -4,33 +4,55 @@ Source: Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt T
 arXiv:2104.08691, section 2: the model reads [P; X] with P (P x D) learned and X the embedded text;
 section 3.2: P begins as embeddings of words.
 
-Differences: none in what is computed. The prompt is read first, and the text reads its keys and
-values: a causal model's prompt does not see what follows, so that is the same, and works for
-texts padded on the left too. The tests hold it equal to PEFT.
+Differences: none in what is computed. A causal model reads the prompt first, and the text its keys
+and values: its prompt does not see what follows, so that is the same, and works for texts padded on
+the left too. An encoder reads prompt and text at once; what comes out at the prompt is left away.
+The tests hold both equal to PEFT.
+
+Letters: P prompt length, B batch, T text length, D d_model.
 """
+
+import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.tuning.prefix import Pair, prepare, put_before, record, token_table
+from zoo.errors import ConfigError
+from zoo.tuning.prefix import (
+    Pair,
+    prepare,
+    put_before,
+    read,
+    record,
+    shorten,
+    takes_cache,
+    token_table,
+)
+
+BEFORE = {"real": True, "segments": 0, "where": False}  # of an encoder's arguments, at the prompt
 
 
 def adapt(module: nn.Module, *, num_virtual_tokens: int = 16) -> nn.Module:
     """Let embeddings before the text learn.
 
     Args:
-        module: a trained causal one that takes a cache: `module(ids, cache)`.
+        module: a trained one: a decoder, `module(ids, cache)`, or an encoder, `module(ids, real)`.
         num_virtual_tokens: P.
 
     Raises:
-        ConfigError: P below 1, or beyond the model's positions; a module that takes no cache.
+        ConfigError: P below 1, or beyond the model's positions; a module of neither kind.
     """
     prepare(module, num_virtual_tokens, "Prompt tuning")
     table = token_table(module, "Prompt tuning")
     words = torch.randint(len(table.weight), (num_virtual_tokens,), device=table.weight.device)
-    record(module, words[None])  # refuses a module that takes no cache
+    read(module, words[None])  # refuses a module of neither kind
     module.prompt_embeddings = nn.Parameter(table.weight.detach()[words].clone())
-    put_before(module, num_virtual_tokens, _read)
+    if takes_cache(module):
+        put_before(module, num_virtual_tokens, _read)
+    else:
+        _put_into(module)
+        shorten(module, num_virtual_tokens)
     return module
 
 
@@ -43,3 +65,42 @@ def _read(module: nn.Module) -> list[Pair]:
         return record(module, torch.zeros(1, len(prompt), dtype=torch.long, device=prompt.device))
     finally:
         handle.remove()
+
+
+def _put_into(encoder: nn.Module) -> None:
+    """From now on every text that the encoder reads begins with the prompt."""
+    signature = inspect.signature(encoder.forward)
+    handles = []
+
+    def lengthen(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        prompt: Tensor = called.prompt_embeddings  # type: ignore[assignment]
+        given = signature.bind(*args, **kwargs).arguments
+        for place, (name, value) in enumerate(given.items()):
+            if value is None:
+                continue
+            if place and name not in BEFORE:
+                raise ConfigError(
+                    f"Prompt tuning knows no {name} of a prompt: {type(called).__name__} may be "
+                    f"given ids, {', '.join(BEFORE)}"
+                )
+            # some token of the text, whose vectors the prompt takes the place of
+            first = value[:, :1] if place == 0 else torch.full_like(value[:, :1], BEFORE[name])
+            given[name] = torch.cat([first.expand(-1, len(prompt)), value], dim=1)  # (B, P + T)
+
+        def put(_: nn.Module, __: Any, vectors: Tensor) -> Tensor:
+            rows = prompt.to(vectors).expand(len(vectors), -1, -1)
+            return torch.cat([rows, vectors[:, len(prompt) :]], dim=1)  # (B, P + T, D)
+
+        handles.append(token_table(called, "Prompt tuning").register_forward_hook(put))
+        return (), given
+
+    def cut(called: nn.Module, _: Any, given: dict[str, Any], output: Any) -> Any:
+        if handles:  # not where the call was refused
+            handles.pop().remove()
+        if not isinstance(output, Tensor) or output.dim() < 3:
+            return output  # of the whole text
+        prompt: Tensor = called.prompt_embeddings  # type: ignore[assignment]
+        return output[:, len(prompt) :]  # of each token, (B, T, ...)
+
+    encoder.register_forward_pre_hook(lengthen, with_kwargs=True)
+    encoder.register_forward_hook(cut, with_kwargs=True, always_call=True)
