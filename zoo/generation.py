@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ContextLengthError, InputError
-from zoo.nn import Cache
+from zoo.nn import Cache, reordered
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -181,6 +181,20 @@ def generate(
         return Generation(ids=[])
     new = count_new(module, prompts, options)
     ends = _ending(options, tokenizer)
+    with reordered(module):
+        return _written(module, prompts, options, new, end_id, ends, use_cache)
+
+
+def _written(
+    module: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    new: int,
+    end_id: int | None,
+    ends: Ending | None,
+    use_cache: bool,
+) -> Generation:
+    """What `generate` gives, of prompts and options that are good."""
     if options.num_beams > 1:
         rows = _rows(module, _repeated(prompts, options.num_beams), new, use_cache)
         return _search(rows, options, new, end_id, ends)
@@ -249,13 +263,14 @@ def stream(
 
     def tokens() -> Iterator[int]:
         ids: list[int] = []
-        for token in chosen:
-            if token == end_id:
-                return
-            yield token
-            ids.append(token)
-            if ends is not None and ends(list(prompt), ids):
-                return
+        with reordered(module):
+            for token in chosen:
+                if token == end_id:
+                    return
+                yield token
+                ids.append(token)
+                if ends is not None and ends(list(prompt), ids):
+                    return
 
     return tokens()
 

@@ -76,7 +76,10 @@ class Model:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Call its pipeline."""
-        return self.called(*args, **options)
+        from zoo.nn import reordered
+
+        with reordered(self.module):
+            return self.called(*args, **options)
 
     @cached_property
     def called(self) -> Any:

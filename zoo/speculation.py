@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from zoo.errors import InputError
 from zoo.generation import Draw, GenerationOptions, penalised
-from zoo.nn import Cache
+from zoo.nn import Cache, reordered
 from zoo.pipelines import tokenizer_of
 
 if TYPE_CHECKING:
@@ -111,18 +111,19 @@ class Draft:
         reader = _Reader(module, options, draw, end - 1)
         limit = getattr(self.model.module, "max_len", None) or end
         helper = _Reader(self.model.module, options, draw, min(limit, end - 1))
-        while len(text) < end:
-            # the last token is never drafted: the pass that reads the draft writes one more
-            drafted, guesses = self._draft(helper, text, min(end - 1, limit), draw)
-            chances = reader.read([*text, *drafted], len(drafted) + 1)
-            kept = _kept(drafted, guesses, chances, draw)
-            self.passes += 1
-            self.drafted += len(drafted)
-            self.accepted += len(kept) - 1
-            text += kept
-            reader.back_to(len(text) - 1)
-            helper.back_to(len(text) - 1)
-            yield from kept
+        with reordered(self.model.module):
+            while len(text) < end:
+                # the last token is never drafted: the pass that reads the draft writes one more
+                drafted, guesses = self._draft(helper, text, min(end - 1, limit), draw)
+                chances = reader.read([*text, *drafted], len(drafted) + 1)
+                kept = _kept(drafted, guesses, chances, draw)
+                self.passes += 1
+                self.drafted += len(drafted)
+                self.accepted += len(kept) - 1
+                text += kept
+                reader.back_to(len(text) - 1)
+                helper.back_to(len(text) - 1)
+                yield from kept
 
     def _draft(
         self, helper: "_Reader", text: list[int], longest: int, draw: Draw

@@ -127,7 +127,7 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         R, T, D = x.shape
         qkv = self.qkv(x).view(R, T, 3, self.n_heads, D // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (R, H, T, E)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (R, H, T, E)
         mask = None
         if cache is not None:
             mask = cache.mask(T)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from zoo import Config
 from zoo.convert import load_renamed
 from zoo.errors import ConfigError, ContextLengthError
-from zoo.nn import Cache, LayerNorm, attend
+from zoo.nn import Cache, LayerNorm, attend, unembed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, D // self.n_heads)  # (B, T, 3, H, E)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, E)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (B, H, T, E)
         if cache is not None:
             k, v = cache.update(layer, k, v)  # (B, H, S, E)
         mixed = attend(q, k, v, mask, causal=True, dropout=self.dropout if self.training else 0.0)
@@ -211,8 +211,9 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.advance(T)
         x = self.norm(x)
-        head = self.token_embedding if self.head is None else self.head
-        return F.linear(x, head.weight)  # (B, T, V)
+        if self.head is None:
+            return unembed(x, self.token_embedding)  # (B, T, V)
+        return self.head(x)  # type: ignore[no-any-return]
 
     @classmethod
     def from_transformers(

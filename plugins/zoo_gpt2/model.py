@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from zoo import Config
 from zoo.convert import drop_copies, load_renamed
 from zoo.errors import ConfigError, ContextLengthError
-from zoo.nn import Cache, LayerNorm, attend
+from zoo.nn import Cache, LayerNorm, attend, unembed
 
 
 def gelu_new(x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, D // self.n_heads)  # (B, T, 3, H, E)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, E)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (B, H, T, E)
         if cache is not None:
             k, v = cache.update(layer, k, v)  # (B, H, S, E)
         dropout = self.dropout if self.training else 0.0
@@ -215,8 +215,9 @@ class GPT2(nn.Module):
             x = block(x, mask, cache, layer)
         if cache is not None:
             cache.advance(T)
-        head = self.token_embedding if self.head is None else self.head
-        return F.linear(self.norm(x), head.weight)  # (B, T, V)
+        if self.head is None:
+            return unembed(self.norm(x), self.token_embedding)  # (B, T, V)
+        return self.head(self.norm(x))  # type: ignore[no-any-return]
 
     @classmethod
     def from_transformers(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "GPT2":

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from zoo import Config
 from zoo.errors import ConfigError
-from zoo.nn import Cache, RMSNorm, attend, causal_mask
+from zoo.nn import Cache, RMSNorm, attend, causal_mask, unembed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, cache: Cache | None, layer: int) -> Tensor:
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, D // self.n_heads)  # (B, T, 3, H, E)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, E)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (B, H, T, E)
         if cache is not None:
             k, v = cache.update(layer, k, v)  # (B, H, S, E)
         mixed = attend(q, k, v, bias, scale=1.0, dropout=self.dropout if self.training else 0.0)
@@ -203,5 +203,5 @@ class RelativeDecoder(nn.Module):
             cache.advance(T)
         x = self.norm(x)
         if self.head is None:
-            return F.linear(x * self.config.d_model**-0.5, self.token_embedding.weight)
+            return unembed(x * self.config.d_model**-0.5, self.token_embedding)
         return self.head(x)  # type: ignore[no-any-return]  # (B, T, V)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from zoo import Config
 from zoo.convert import load_renamed
 from zoo.errors import ConfigError
-from zoo.nn import Cache, RMSNorm, attend
+from zoo.nn import Cache, RMSNorm, attend, unembed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +197,9 @@ class RopeDecoder(nn.Module):
         if cache is not None:
             cache.advance(T)
         x = self.norm(x)
-        head = self.token_embedding if self.head is None else self.head
-        return F.linear(x, head.weight)  # (B, T, V)
+        if self.head is None:
+            return unembed(x, self.token_embedding)  # (B, T, V)
+        return self.head(x)  # type: ignore[no-any-return]
 
     @classmethod
     def from_transformers(

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from zoo import Config
 from zoo.convert import drop_copies, join, load_renamed, split
 from zoo.errors import ConfigError, WeightsError
-from zoo.nn import Cache, EncoderDecoder, LayerNorm, SourceCache, attend, attend_source
+from zoo.nn import Cache, EncoderDecoder, LayerNorm, SourceCache, attend, attend_source, unembed
 
 NORMS = ("post", "pre")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -109,7 +109,7 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         R, T, D = x.shape
         qkv = self.qkv(x).view(R, T, 3, self.n_heads, D // self.n_heads)  # (R, T, 3, H, E)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (R, H, T, E)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (R, H, T, E)
         if cache is not None:
             k, v = cache.update(layer, k, v)  # all so far
         mixed = attend(q, k, v, mask, causal=causal)  # (R, H, T, E)
@@ -302,7 +302,7 @@ class Seq2Seq(EncoderDecoder):
         for layer, block in enumerate(self.decoder):
             x = block(x, memory, mask, source_mask, cache, layer)
         x = x if self.decoder_norm is None else self.decoder_norm(x)
-        return F.linear(x, self.embedding.weight, self.output_bias)  # (R, T, V)
+        return unembed(x, self.embedding) + self.output_bias  # (R, T, V)
 
     @classmethod
     def from_transformers(

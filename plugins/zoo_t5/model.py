@@ -34,7 +34,16 @@ from torch import Tensor, nn
 from zoo import Config
 from zoo.convert import drop_copies, join, load_renamed, split
 from zoo.errors import ConfigError
-from zoo.nn import Cache, EncoderDecoder, RMSNorm, SourceCache, attend, attend_source, causal_mask
+from zoo.nn import (
+    Cache,
+    EncoderDecoder,
+    RMSNorm,
+    SourceCache,
+    attend,
+    attend_source,
+    causal_mask,
+    unembed,
+)
 
 ACTIVATIONS = ("gated-gelu", "relu")
 
@@ -153,7 +162,7 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         R, T, _ = x.shape
         qkv = self.qkv(x).view(R, T, 3, self.n_heads, -1)  # (R, T, 3, H, E)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (R, H, T, E)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (R, H, T, E)
         if cache is not None:
             k, v = cache.update(layer, k, v)  # all so far
         mixed = attend(q, k, v, bias, scale=1.0, dropout=self.dropout if self.training else 0.0)
@@ -331,7 +340,7 @@ class T5(EncoderDecoder):
             x = block(x, memory, bias, mask, cache, layer)
         x = self.dropout(self.decoder_norm(x))
         if self.head is None:
-            return F.linear(x * self.config.d_model**-0.5, self.embedding.weight)
+            return unembed(x * self.config.d_model**-0.5, self.embedding)
         return self.head(x)  # type: ignore[no-any-return]  # (R, T, V)
 
     @classmethod

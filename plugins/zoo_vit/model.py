@@ -128,7 +128,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, D // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, E)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (B, H, T, E)
         mixed = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
         return self.out(mixed.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
 

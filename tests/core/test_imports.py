@@ -125,7 +125,7 @@ def test_plugins_import_the_core_and_never_each_other() -> None:
         (
             "model",  # images for its type only
             {"errors", "card", "folder", "registry", "attention", "publishing", "tuning"}
-            | {"conversation", "images"},
+            | {"conversation", "images", "nn"},
         ),
         ("hub", {"errors", "folder", "registry"}),
         (

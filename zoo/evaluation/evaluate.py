@@ -101,7 +101,10 @@ def evaluate(
         target_column=target_column,
     )[1]
     check_sizes(limit=limit, context=context)
-    return measured.evaluate(model, split, limit=limit, context=context)
+    from zoo.nn import reordered
+
+    with reordered(model.module):
+        return measured.evaluate(model, split, limit=limit, context=context)
 
 
 def choose(

@@ -10,6 +10,7 @@ from zoo.nn.attention import (
 )
 from zoo.nn.cache import Cache, SourceCache
 from zoo.nn.encoder_decoder import EncoderDecoder, VisionEncoderDecoder
+from zoo.nn.layout import reordered, unembed
 from zoo.nn.norms import LayerNorm, RMSNorm
 
 __all__ = [
@@ -25,4 +26,6 @@ __all__ = [
     "PlainAttention",
     "plain_attention",
     "record_attention",
+    "reordered",
+    "unembed",
 ]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from zoo.errors import InputError, ZooError
 from zoo.generation import Draw, GenerationOptions, Repetition, count_new
-from zoo.nn import Cache
+from zoo.nn import Cache, reordered
 from zoo.pipelines.text_generation import Pieces, TextGeneration, Writing
 
 if TYPE_CHECKING:
@@ -239,8 +239,11 @@ class Engine:
             self._news.notify()
         self._thread.join()
 
-    @torch.inference_mode()
     def _run(self) -> None:
+        with torch.inference_mode(), reordered(self.module):
+            self._serve()
+
+    def _serve(self) -> None:
         scores: Tensor | None = None  # (R, V) of the running requests, in their order
         while True:
             with self._news:
