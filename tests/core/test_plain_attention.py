@@ -92,14 +92,17 @@ def test_weights_of_other_libraries_are_recorded() -> None:
     torch.testing.assert_close(layers[1], torch.full((B, T, T), 1 / T))
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_trainings_in_bfloat16_take_it(
-    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("precision", "exact", "times"), [("bf16", False, 2), ("no", True, 2), ("no", False, 0)]
+)
+def test_trainings_take_it_where_products_are_onednns(
+    precision: str, exact: bool, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a processor; whether this one computes in bfloat16 does not matter here."""
+    """On a processor; whether this one computes so does not matter here."""
     monkeypatch.setattr(loop, "_precision", lambda _: precision)
+    monkeypatch.setattr(loop, "as_exact", lambda: exact)
     entered = []
     monkeypatch.setattr(PlainAttention, "__enter__", lambda self: entered.append(self))
     monkeypatch.setattr(PlainAttention, "__exit__", lambda *_: None)
     zoo.train("synthetic-decoder", out=tmp_path / "out", steps=2, precision="float32")
-    assert len(entered) == (2 if precision == "bf16" else 0)
+    assert len(entered) == times

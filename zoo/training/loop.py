@@ -23,7 +23,7 @@ from zoo.errors import RecipeError, TrainingError
 from zoo.folder import CARD, LOG, RECIPE, FileRecord, save_folder
 from zoo.loading import load
 from zoo.model import Model
-from zoo.nn import PlainAttention
+from zoo.nn import PlainAttention, reordered
 from zoo.registry import registry, resolve
 from zoo.tasks import BaseTask, Batches, LanguageModeling
 from zoo.tasks.own_data import OwnData, for_recipe
@@ -32,6 +32,7 @@ from zoo.training import checkpoint, groups, sharding
 from zoo.training.embeddings import Taken, take
 from zoo.training.memory import keep_freed_memory
 from zoo.training.muon import Muon
+from zoo.training.products import as_exact, fast_products
 from zoo.training.progress import Progress
 from zoo.training.recipe import EmbeddingSettings, Recipe, TrainingSettings
 from zoo.training.report import adapted, hardware, measure, new_card
@@ -395,6 +396,10 @@ class Run:
 
     def one_step(self) -> tuple[float, float] | None:
         """One optimiser step; loss and gradient norm, or None for a step skipped as not finite."""
+        with fast_products(self.accelerator.device):
+            return self._one_step()
+
+    def _one_step(self) -> tuple[float, float] | None:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         torch.manual_seed(hash((self.recipe.seed, self.step, rank)) % 2**63)  # dropout
         short = self.settings.short_steps
@@ -431,9 +436,10 @@ class Run:
         return (mean, norm) if math.isfinite(norm) else None
 
     def _attention(self) -> AbstractContextManager[Any]:
-        """Plain where a processor computes in bfloat16: there it is two to ten times as fast."""
-        slow = self.accelerator.mixed_precision == "bf16" and self.accelerator.device.type == "cpu"
-        return PlainAttention() if slow else nullcontext()
+        """Plain where its products are oneDNN's: the fused one's way back takes longer there."""
+        plain = self.accelerator.mixed_precision == "bf16" or as_exact()
+        on_processor = self.accelerator.device.type == "cpu"
+        return PlainAttention() if plain and on_processor else nullcontext()
 
     def _adding_up(self, wanted: bool) -> AbstractContextManager[None]:
         """Whether gradients of processes are added up now, or with those of a later piece.
@@ -472,7 +478,8 @@ class Run:
             tokenizer=self.tokenizer,
             pipeline=self.task_entry.pipeline,
         )
-        scores = self.task.evaluate(model, "validation", limit=VALIDATION_TOKENS)
+        with reordered(self.module):
+            scores = self.task.evaluate(model, "validation", limit=VALIDATION_TOKENS)
         scores = {name: round(value, 5) for name, value in scores.items()}
         log.write(step=self.step, validation=scores)
         headline = self.task_entry.metrics[0]
