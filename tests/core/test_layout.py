@@ -165,6 +165,14 @@ def test_autocast_is_left_alone(net: Net) -> None:
         assert net(torch.randn(ROWS, 64)).dtype == torch.bfloat16
 
 
+def test_what_is_compiled_is_not_held_up(net: Net) -> None:
+    x = torch.randn(ROWS, 64)
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    with torch.no_grad(), reordered(compiled):
+        torch.testing.assert_close(compiled(x), exact(net, x), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(net(x), exact(net, x), rtol=1e-5, atol=1e-4)
+
+
 def test_a_copy_of_a_module_that_is_in_use_has_numbers_of_its_own(net: Net) -> None:
     x = torch.randn(ROWS, 64)
     with torch.no_grad(), reordered(net):

@@ -159,8 +159,9 @@ def _mark(weight: Tensor) -> tuple[Any, ...]:
 
 
 def _otherwise() -> bool:
-    """Whether a product has to be one that PyTorch knows a gradient of, or another precision."""
-    return torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+    """Whether a product wants a gradient or another precision, or is only being compiled."""
+    compiling = torch.compiler.is_compiling()
+    return torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or compiling
 
 
 @cache
