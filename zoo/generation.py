@@ -4,6 +4,8 @@ Options carry the names of `transformers` and mean the same; the reference tests
 Letters: R rows (prompts times copies or beams), V vocabulary, P prompts, K beams.
 """
 
+import functools
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -275,6 +277,21 @@ def stream(
     return tokens()
 
 
+def last_logits(module: nn.Module, ids: Tensor, cache: Cache | None, n: int = 1) -> Tensor:
+    """Logits (B, n, V) of the last tokens of ids (B, T), in float32.
+
+    A decoder that can be told so computes no others: its `forward` takes `logits_to_keep`.
+    """
+    keep = {"logits_to_keep": n} if _keeps(type(module).forward) else {}
+    logits: Tensor = module(ids, cache, **keep)
+    return logits[:, -n:].float()
+
+
+@functools.cache
+def _keeps(forward: Callable[..., Tensor]) -> bool:
+    return "logits_to_keep" in inspect.signature(forward).parameters
+
+
 def filter_scores(
     scores: Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> Tensor:
@@ -387,8 +404,7 @@ class _CachedRows:
 
     def step(self, ids: Tensor) -> Tensor:
         """Scores (R, V) of what follows after ids (R, T) are appended."""
-        logits: Tensor = self.module(ids, self.cache)
-        return logits[:, -1].float()
+        return last_logits(self.module, ids, self.cache)[:, 0]
 
     def reorder(self, rows: Tensor) -> None:
         """Keep these rows, (R,), in this order."""
@@ -461,7 +477,7 @@ class _WholeRows:
         self.ids = [torch.tensor(text, device=device) for text in texts]
 
     def first(self) -> Tensor:
-        return torch.cat([self.module(ids[None])[:, -1].float() for ids in self.ids])
+        return torch.cat([last_logits(self.module, ids[None], None)[:, 0] for ids in self.ids])
 
     def step(self, ids: Tensor) -> Tensor:
         self.ids = [torch.cat(pair) for pair in zip(self.ids, ids, strict=True)]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import InputError
-from zoo.generation import Draw, GenerationOptions, penalised
+from zoo.generation import Draw, GenerationOptions, last_logits, penalised
 from zoo.nn import Cache, reordered
 from zoo.pipelines import tokenizer_of
 
@@ -165,7 +165,7 @@ class _Reader:
         Those of greedy decoding are 1 at the best token.
         """
         ids = torch.tensor([text[self.cache.length :]], device=self.device)
-        scores: Tensor = self.module(ids, self.cache)[0, -last:].float()  # (n, V)
+        scores = last_logits(self.module, ids, self.cache, last)[0]  # (n, V)
         if self.penalty != 1:
             seen = torch.zeros_like(scores, dtype=torch.bool)
             seen[:, text[: len(text) - last + 1]] = True

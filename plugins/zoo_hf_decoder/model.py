@@ -15,6 +15,7 @@ Letters: B batch, T query length, S key length, D width, H heads, E width of a h
 """
 
 import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -209,17 +210,19 @@ class HfDecoder(nn.Module):
             their_config._attn_implementation = attention()
             theirs = made(their_config)
         self.aliases = untangle(theirs)
+        self.keeps = "logits_to_keep" in inspect.signature(theirs.forward).parameters
         adopt(self, theirs)
 
-    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: Cache | None = None, logits_to_keep: int = 0) -> Tensor:
         """Logits of the next token at every position.
 
         Args:
             ids: token ids (B, T), the continuation of what `cache` holds.
             cache: keys and values so far; filled by T more columns.
+            logits_to_keep: N, of the last so many tokens only; 0 for all.
 
         Returns:
-            Logits (B, T, V).
+            Logits (B, N, V).
 
         Raises:
             ContextLengthError: a position past `max_seq_len`.
@@ -245,10 +248,11 @@ class HfDecoder(nn.Module):
             past_key_values=None if cache is None else bridge(cache),
             use_cache=cache is not None,
             return_dict=True,
+            **({"logits_to_keep": logits_to_keep} if self.keeps else {}),
         )
         if cache is not None:
             cache.advance(T)
-        logits: Tensor = output.logits
+        logits: Tensor = output.logits[:, -logits_to_keep:]  # all, of those that keep all
         return logits
 
     @classmethod

@@ -175,15 +175,16 @@ class RopeDecoder(nn.Module):
         if self.head is not None:
             nn.init.normal_(self.token_embedding.weight)
 
-    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: Cache | None = None, logits_to_keep: int = 0) -> Tensor:
         """Logits of the next token at every position.
 
         Args:
             ids: token ids (B, T), the continuation of what `cache` holds.
             cache: keys and values so far; filled by T more columns.
+            logits_to_keep: N, of the last so many tokens only; 0 for all.
 
         Returns:
-            Logits (B, T, V).
+            Logits (B, N, V).
         """
         c, T = self.config, ids.shape[1]
         if cache is None:
@@ -196,9 +197,9 @@ class RopeDecoder(nn.Module):
             x = block(x, turns, mask, cache, layer)
         if cache is not None:
             cache.advance(T)
-        x = self.norm(x)
+        x = self.norm(x[:, -logits_to_keep:])  # (B, N, D)
         if self.head is None:
-            return unembed(x, self.token_embedding)  # (B, T, V)
+            return unembed(x, self.token_embedding)  # (B, N, V)
         return self.head(x)  # type: ignore[no-any-return]
 
     @classmethod

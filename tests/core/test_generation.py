@@ -19,6 +19,7 @@ from zoo.errors import ContextLengthError, InputError
 from zoo.generation import GenerationOptions, filter_scores, generate, stream
 from zoo.nn import Cache
 from zoo.tokenization import build_tokenizer
+from zoo.tuning import adapt
 
 torch.set_num_threads(1)
 
@@ -60,6 +61,31 @@ def relative() -> nn.Module:
 
 
 every_decoder = pytest.mark.parametrize("build", [learned, alibi, rope, relative])
+
+
+@every_decoder
+@pytest.mark.parametrize("n", [0, 1, 3, 9])
+@torch.no_grad()
+def test_only_the_last_logits_are_kept(build: Any, n: int) -> None:
+    module, ids = build(), torch.randint(SIZES["vocab_size"], (2, 9))
+    expected = module(ids)[:, -n:]
+    torch.testing.assert_close(module(ids, logits_to_keep=n), expected)
+    cache = Cache.of(module.config, 2, 9, like=expected)
+    module(ids[:, :4], cache, logits_to_keep=1)
+    rest = module(ids[:, 4:], cache, min(n, 5))
+    torch.testing.assert_close(rest, expected[:, -5:])
+
+
+@every_decoder
+def test_of_a_prompt_only_the_last_logits_are_computed(build: Any) -> None:
+    module, heights = build(), []
+    module.norm.register_forward_hook(lambda _, __, output: heights.append(output.shape[1]))
+    generate(module, [[1, 2, 3, 4], [5, 6]], options())
+    assert heights == [1] * 9
+    adapt(module, "prompt-tuning", num_virtual_tokens=2)
+    del heights[:]
+    generate(module, [[1, 2, 3, 4]], options())
+    assert heights[1::2] == [1] * 9  # and the prompt's own, each time
 
 
 class Fixed(nn.Module):

@@ -81,6 +81,7 @@ def test_it_is_what_transformers_computes(kind: str, tmp_path: Path) -> None:
     expected = theirs(ids).logits
     assert expected.std() > 0.1, "too tame to tell two apart"
     torch.testing.assert_close(model.module(ids), expected, **CLOSE)
+    torch.testing.assert_close(model.module(ids, logits_to_keep=4), expected[:, -4:], **CLOSE)
     # piece by piece, the shorter rows padded on the left
     cache = Cache.of(model.config, 3, LENGTH, like=expected)
     pieces = [model.module(piece, cache) for piece in ids.split([7, 1, LENGTH - 8], dim=1)]

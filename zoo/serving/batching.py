@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import InputError, ZooError
-from zoo.generation import Draw, GenerationOptions, Repetition, count_new
+from zoo.generation import Draw, GenerationOptions, Repetition, count_new, last_logits
 from zoo.nn import Cache, reordered
 from zoo.pipelines.text_generation import Pieces, TextGeneration, Writing
 
@@ -280,7 +280,7 @@ class Engine:
             device=like.device,
         )
         cache = Cache.of(self.module.config, len(new), longest, padding=padding, like=like)
-        first = self.module(ids, cache)[:, -1].float()
+        first = last_logits(self.module, ids, cache)[:, 0]
         self.slots.join(cache, before)
         self.running += new
         return first if scores is None else torch.cat([scores, first])
@@ -303,8 +303,8 @@ class Engine:
             return None
         self.slots.make_room()
         self.steps += 1
-        found: Tensor = self.module(torch.tensor(tokens, device=chosen.device)[:, None], self.slots)
-        return found[:, -1].float()
+        read = torch.tensor(tokens, device=chosen.device)[:, None]
+        return last_logits(self.module, read, self.slots)[:, 0]
 
     def _chosen(self, scores: Tensor) -> Tensor:
         """A token for each row (R,)."""

@@ -236,7 +236,8 @@ def put_before(module: nn.Module, length: int, prefix: Callable[[nn.Module], lis
         cache = args[1] if len(args) > 1 else kwargs.get("cache")
         if isinstance(cache, Recorder):
             return None
-        return (args[0], PrefixCache(prefix(called), cache)), {}
+        more = {name: value for name, value in kwargs.items() if name != "cache"}
+        return (args[0], PrefixCache(prefix(called), cache), *args[2:]), more
 
     entered: list[PrefixAttention] = []
 
