@@ -16,7 +16,7 @@ import zoo
 from zoo.attention import seen
 from zoo.cli import main
 from zoo.errors import DataNotFoundError, InputError, RecipeError, TrainingError
-from zoo.tasks.image_classification import PictureBatches, moved
+from zoo.tasks.image_classification import PictureBatches, cut_mixed, moved
 
 RECIPE = """
 architecture = "{architecture}"
@@ -225,6 +225,88 @@ def test_batches_are_a_function_of_the_step(trained: Path) -> None:
     assert all(torch.equal(later[key], again(4)[key]) for key in later)
     counts = torch.cat([batches(step)["targets"] for step in range(3)]).bincount()
     assert counts.tolist() == [6] * 10  # an epoch has every picture once
+
+
+def test_a_piece_of_another_picture_is_mixed_in() -> None:
+    S, B = 16, 6
+    pixels = torch.arange(B, dtype=torch.uint8)[:, None, None, None].expand(B, 3, S, S)
+    shares = []
+    for seed in range(200):
+        mixed, order, share = cut_mixed(pixels, np.random.default_rng(seed))
+        assert sorted(order.tolist()) == list(range(B))
+        assert torch.equal(mixed[:, 0], mixed[:, 2])
+        for own, other, found in zip(range(B), order.tolist(), mixed[:, 0], strict=True):
+            if own == other:
+                assert (found == own).all()
+                continue
+            rows, columns = (found != own).nonzero().unbind(1)
+            assert len(rows) == round((1 - share) * S**2)
+            if len(rows):  # all of them, and none but these, are the other's
+                piece = found[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+                assert piece.numel() == len(rows) and (piece == other).all()
+        shares.append(share)
+    # r is 1/2 in the mean, and a piece that stands out of the picture is smaller
+    assert 0.5 < np.mean(shares) < 0.75
+    assert min(shares) < 0.2 and max(shares) > 0.95
+
+
+def test_some_batches_are_mixed(trained: Path) -> None:
+    config = zoo.load(trained).config
+    pictures = zoo_cifar.task.Cifar10().pictures("train")
+    batches = PictureBatches(pictures, config, rows=20, seed=3, flips=True, cutmix=0.4)
+    plain = PictureBatches(pictures, config, rows=20, seed=3, flips=True)
+    mixed = [step for step in range(200) if "others" in batches(step)]
+    assert 55 < len(mixed) < 105  # 80, and three and a half standard deviations
+    step = mixed[0]
+    assert torch.equal(batches(step)["targets"], plain(step)["targets"])
+    assert torch.equal(batches(step)["pixels"], batches(step)["pixels"])
+    assert not torch.equal(batches(step)["pixels"], plain(step)["pixels"])
+    assert not set(plain(step)) & {"others", "share"}
+
+
+def test_the_loss_of_mixed_pictures_and_smooth_labels() -> None:
+    task = zoo_cifar.task.Cifar10()
+    task.set_objective({"label_smoothing": 0.2, "cutmix": 1})
+    logits = torch.randn(5, 10)
+    targets, others = torch.arange(5), torch.tensor([4, 1, 9, 0, 2])
+    share = torch.tensor([0.3, 0.9, 1.0, 0.0, 0.5])
+    batch = {"pixels": torch.zeros(5), "targets": targets}
+    one = torch.nn.functional.one_hot
+    wanted = 0.8 * one(targets, 10) + 0.02
+    log = logits.log_softmax(-1)
+    module: Any = lambda _: logits  # noqa: E731
+    expected = -(wanted * log).sum(-1).mean()
+    torch.testing.assert_close(task.loss(module, batch), expected)
+    both = share[:, None] * one(targets, 10) + (1 - share)[:, None] * one(others, 10)
+    expected = -((0.8 * both + 0.02) * log).sum(-1).mean()
+    torch.testing.assert_close(
+        task.loss(module, {**batch, "others": others, "share": share}), expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"label_smoothing": 1}, r"label_smoothing must be from 0 to below 1, got 1"),
+        ({"label_smoothing": -0.1}, r"label_smoothing must be from 0 to below 1"),
+        ({"cutmix": 1.5}, r"cutmix must be from 0 to 1, got 1.5"),
+        ({"cutmix": float("nan")}, r"cutmix must be from 0 to 1, got nan"),
+        ({"mixup": 0.2}, r"no key 'mixup' for this task. Keys: label_smoothing, cutmix"),
+    ],
+)
+def test_an_objective_out_of_range(values: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        zoo_cifar.task.Cifar10().set_objective(values)
+
+
+def test_it_trains_with_both(data: Path, tmp_path: Path) -> None:
+    text = recipe_of("cct").replace(
+        "[training]", "[objective]\nlabel_smoothing = 0.1\ncutmix = 0.5\n\n[training]", 1
+    )
+    (tmp_path / "r.toml").write_text(text)
+    model = zoo.train(tmp_path / "r.toml", out=tmp_path / "out")
+    assert "cutmix = 0.5" in (tmp_path / "out" / "recipe.toml").read_text()
+    assert model.card.training["skipped_steps"] == 0
 
 
 def test_what_cannot_be_trained(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
