@@ -34,6 +34,7 @@ SEEDS, USERS = "self_instruct_seed_tasks.jsonl", "self_instruct_user_oriented_25
 ROLES, T0 = "gpteacher_roleplay.json", "t0_train_50k.jsonl.gz"
 TEST, VALIDATION = 20, 25  # classes below these, of 100
 REVIEWS, LINES = 20_000, 2000  # of IMDb; read at once
+OFTEN = 4  # an epoch reads what is not T0's
 MOST_T0 = 1200  # characters of a prompt of T0 with its answer: most others are whole articles
 # what has one right answer, by how an instruction of Raschka's begins or what it asks for
 CLOSED = re.compile(
@@ -57,6 +58,12 @@ class Instruct(InstructionTuning):
         found = [one for one in told if split_of(one) == split]
         return [*found, *read(T0)] if split == "train" else found
 
+    def learned(self) -> Sequence[Messages]:
+        """T0's has fifteen times as many as the others, which an epoch reads `OFTEN` times."""
+        told = list(self.conversations("train"))
+        others = told[: len(told) - len(read(T0))]
+        return [*told, *(OFTEN - 1) * others]
+
     def closed(self, split: str) -> Sequence[Messages]:
         """Of Raschka's what `CLOSED` finds: spelling, units, opposites, grammar, constants."""
         return [one for one in read(RASBT) if split_of(one) == split and is_closed(one)]
@@ -64,6 +71,10 @@ class Instruct(InstructionTuning):
 
 class InstructSmall(Instruct):
     """Raschka's instructions alone."""
+
+    def learned(self) -> Sequence[Messages]:
+        """Each once an epoch."""
+        return self.conversations("train")
 
     def conversations(self, split: str) -> Sequence[Messages]:
         """Those of "train", "validation" or "test"."""

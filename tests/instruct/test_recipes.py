@@ -105,6 +105,12 @@ def test_what_is_in_the_splits() -> None:
     assert not any("x" * 100 in question for question in questions["train"])
     t0 = [m for m in parts["train"] if question_of(m).startswith("Is it")]
     assert len(t0) == len(WORDS) and t0[0][1]["content"] == "yes"
+    learned = task.learned()  # what is not T0's more often
+    assert len(learned) == 4 * (len(parts["train"]) - len(t0)) + len(t0)
+    assert {question_of(m) for m in learned} == questions["train"]
+    assert sum(question_of(m).startswith("Is it") for m in learned) == len(t0)
+    small = data.InstructSmall()
+    assert small.learned() == small.conversations("train")
     asked = {question_of(one.asked) for one in data.Preferences().preferences("test")}
     assert asked and asked <= questions["test"]
     assert {question_of(m) for m in task.closed("test")} == asked

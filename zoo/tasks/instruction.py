@@ -126,6 +126,10 @@ class InstructionTuning(Conversational):
         """The training split."""
         return self.conversations("train")
 
+    def learned(self) -> Sequence[Messages]:
+        """What an epoch reads: the training split, unless a task reads some of it more often."""
+        return self.conversations("train")
+
     def batches(
         self, tokenizer: "Tokenizer", *, length: int, batch_tokens: int, seed: int
     ) -> "PackedBatches":
@@ -140,7 +144,7 @@ class InstructionTuning(Conversational):
                 and how many; they are left out.
         """
         assert self.template is not None  # the tokenizer or the base has said it
-        kept = examples(self.template, tokenizer, self.conversations("train"), length, "training")
+        kept = examples(self.template, tokenizer, self.learned(), length, "training")
         if not kept:
             raise TrainingError(
                 f"no training conversation has at most {length} tokens: raise max_seq_len"
