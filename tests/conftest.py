@@ -192,7 +192,7 @@ n_encoder_layers = 1
 n_heads = 2
 d_ff = 32
 [training]
-steps = 250
+steps = 500
 batch_tokens = 128
 learning_rate = 1e-2
 log_every = 50

@@ -41,7 +41,7 @@ GERMAN = ("eins", "zwei", "drei", "vier", "fünf", "sechs")
 
 
 class Numerals(Translation):
-    """One to four numerals into German."""
+    """One to six numerals into German."""
 
     splits = ("train", "test")
 
@@ -49,7 +49,7 @@ class Numerals(Translation):
         """So many that a model learns each numeral."""
         generator = np.random.default_rng(len(split))
         drawn = [
-            generator.integers(6, size=1 + n % 4) for n in range(200 if split == "train" else 20)
+            generator.integers(6, size=1 + n % 6) for n in range(600 if split == "train" else 24)
         ]
         return (
             [" ".join(ENGLISH[int(place)] for place in places) for places in drawn],

@@ -191,7 +191,7 @@ class Run:
             )
         self.short = self._batches(short) if short else self.batches
         if sharding.recomputes():
-            sharding.recompute(self.module)
+            sharding.recompute(self.module, self._attention)
         self.is_sharded = sharding.is_asked_for(accelerator)
         if self.is_sharded:
             sharding.shard(self.module, accelerator.device)

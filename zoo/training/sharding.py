@@ -10,6 +10,8 @@ where a run computes, not what it learns. `accelerate` itself shards on accelera
 """
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -94,18 +96,27 @@ def placed(tensor: Tensor, like: Tensor) -> Tensor:
     )
 
 
-def recompute(module: nn.Module) -> None:
+def recompute(module: nn.Module, within: Callable[[], AbstractContextManager[Any]]) -> None:
     """Keep only what goes into each block, and compute the block again when its gradient is wanted.
 
     Chen et al. 2016, "Training deep nets with sublinear memory cost" (arXiv:1604.06174): a third
     more computation for memory that grows with the blocks' inputs alone. Nothing else changes.
+
+    Args:
+        module: whose blocks.
+        within: gives the context in which a block was computed, for the second time: PyTorch's
+            function modes do not reach there.
     """
+
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), within()
+
     for block in blocks_of(module):
         plain = block.forward
 
         def again(*given: Any, plain: Any = plain, **named: Any) -> Any:
             if not torch.is_grad_enabled():
                 return plain(*given, **named)
-            return checkpoint(plain, *given, use_reentrant=False, **named)
+            return checkpoint(plain, *given, use_reentrant=False, context_fn=contexts, **named)
 
         cast(Any, block).forward = again
