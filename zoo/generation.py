@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ContextLengthError, InputError
 from zoo.nn import Cache, reordered
+from zoo.nn.threads import enough_threads
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -283,7 +284,8 @@ def last_logits(module: nn.Module, ids: Tensor, cache: Cache | None, n: int = 1)
     A decoder that can be told so computes no others: its `forward` takes `logits_to_keep`.
     """
     keep = {"logits_to_keep": n} if _keeps(type(module).forward) else {}
-    logits: Tensor = module(ids, cache, **keep)
+    with enough_threads(module, ids.numel()):
+        logits: Tensor = module(ids, cache, **keep)
     return logits[:, -n:].float()
 
 

@@ -26,7 +26,7 @@ import zoo
 from zoo.chat import Chat
 from zoo.cli import main
 from zoo.pipelines.feature_extraction import FeatureExtraction
-from zoo.serving.app import Limits, server
+from zoo.serving.app import Limits, listen, server
 
 NAMES = ("alibi-lm", "learned-lm", "emotion-encoder")
 GREEDY: dict[str, Any] = {"model": "alibi-lm", "temperature": 0, "max_tokens": 12}
@@ -38,7 +38,7 @@ def running(limits: Limits | None = None, key: str | None = None) -> Iterator[st
     """A server in a thread of its own: its address."""
     torch.set_num_threads(1)
     made = server(NAMES, limits=limits, key=key)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -63,6 +63,12 @@ def client(url: str) -> Iterator[OpenAI]:
 @pytest.fixture(scope="module")
 def model() -> zoo.Model:
     return zoo.load("alibi-lm")
+
+
+def test_no_answer_waits_for_an_acknowledgement() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def post(url: str, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:

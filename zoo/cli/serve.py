@@ -1,7 +1,6 @@
 """The verb that answers over HTTP."""
 
 import os
-import socket
 from typing import Any
 
 import click
@@ -38,7 +37,7 @@ def serve(names: tuple[str, ...], host: str, port: int, **limits: Any) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
     limits["new_tokens"] = limits.pop("max_new_tokens")
     try:
-        from zoo.serving.app import Limits, server
+        from zoo.serving.app import Limits, listen, server
     except ImportError as error:
         from zoo.errors import MissingExtraError
 
@@ -54,11 +53,7 @@ def serve(names: tuple[str, ...], host: str, port: int, **limits: Any) -> None:
     given = {name: value for name, value in limits.items() if value is not None}
     key = os.environ.get(KEY) or None
     made = server(served, limits=Limits(**given), key=key)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise InputError(f"Cannot listen on {host}, port {port}: {error}") from error
+    listening = listen(host, port)
     with listening:
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/v1"
