@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.nn import threads
-from zoo.nn.threads import FEW, enough_threads
+from zoo.nn.threads import FEW, FEW_ELSEWHERE, enough_threads
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,21 @@ def test_one_thread_for_little_and_all_for_much() -> None:
     with enough_threads(net, 1):
         net(torch.zeros(1))
     assert torch.get_num_threads() == 1
+
+
+def test_beside_the_main_thread_less_is_worth_two() -> None:
+    net, worth = Net(), FEW_ELSEWHERE // 64**2
+
+    def use() -> None:
+        torch.set_num_threads(2)
+        for tokens in (FEW // 64**2, worth - 1, worth):
+            with enough_threads(net, tokens):
+                net(torch.zeros(1))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert net.seen == [1, 1, 2]
 
 
 def test_an_error_leaves_as_many_as_there_were() -> None:

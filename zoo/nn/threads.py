@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 FEW = 1 << 22  # multiplications of a step below which a second thread gains nothing
+FEW_ELSEWHERE = 1 << 28  # in a thread of Python's that is not the main one
 
 _lock = threading.Lock()
 _inside = 0
@@ -20,7 +21,10 @@ _sizes: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 def enough_threads(module: nn.Module, tokens: int) -> Iterator[None]:
     """While a module reads a few tokens: one thread, where more would only wait for each other.
 
-    Those that wait do so busily, and take the processor from whoever hands the tokens on.
+    Those that wait do so busily, and take the processor from whoever hands the tokens on. Each
+    thread of Python's has helpers of its own, and with those of the main one they are more than the
+    processor's cores: then they sleep between two products, and waking them takes longer than most
+    products (`benchmarks/threads.py`).
 
     Args:
         module: a decoder.
@@ -30,7 +34,9 @@ def enough_threads(module: nn.Module, tokens: int) -> Iterator[None]:
     size = _sizes.get(module)
     if size is None:
         _sizes[module] = size = sum(p.numel() for p in module.parameters() if p.dim() == 2)
-    if tokens * size >= FEW or (torch.get_num_threads() == 1 and not _inside):
+    is_main = threading.current_thread() is threading.main_thread()
+    few = FEW if is_main else FEW_ELSEWHERE
+    if tokens * size >= few or (torch.get_num_threads() == 1 and not _inside):
         yield
         return
     with _lock:  # PyTorch keeps the number for the process and for each thread
