@@ -80,7 +80,7 @@ def test_an_answer_that_fills_all_positions_is_aligned(
 
     def without_end(*given: Any, **named: Any) -> torch.Tensor:
         logits: torch.Tensor = plain(*given, **named)
-        special = [id for id, token in model.tokenizer.get_added_tokens_decoder().items()]  # type: ignore[union-attr]
+        special = list(model.tokenizer.get_added_tokens_decoder())  # type: ignore[union-attr]
         logits[..., special] = -1e9  # words alone, and no end
         return logits
 

@@ -30,6 +30,14 @@ LEFT_OUT = ("GRADIO_", "TXZOO_DATA")  # what a stranger's machine does not have
 # what Gradio says of a request that a page had under way when it was left
 LEFT_BEHIND = ("AbortError: signal is aborted", "Unexpected error Connection errored out")
 COMMAND = "import sys; from zoo.cli import main; sys.exit(main(['gallery', '--no-open']))"
+# as on a slow machine: else a text is whole before a page can show that it grows, or be stopped
+SLOWLY = """
+import time, zoo.generation
+def slowly(*given, at_once=zoo.generation.last_logits):
+    time.sleep(0.02)
+    return at_once(*given)
+zoo.generation.last_logits = slowly
+"""
 
 
 @dataclass
@@ -101,7 +109,10 @@ Serve = Callable[..., contextlib.AbstractContextManager[App]]
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
     """Start a gallery of one's own: `with serve(code, VARIABLE="value") as app`."""
 
-    def start(code: str = COMMAND, **env: str) -> contextlib.AbstractContextManager[App]:
+    def start(
+        code: str = COMMAND, *, slowly: bool = False, **env: str
+    ) -> contextlib.AbstractContextManager[App]:
+        code = SLOWLY + code if slowly else code
         return running(code, tmp_path_factory.mktemp("gallery") / "app.log", env)
 
     return start
@@ -111,6 +122,13 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
 def app(serve: Serve) -> Iterator[App]:
     """The gallery that most tests share."""
     with serve() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def slow_app(serve: Serve) -> Iterator[App]:
+    """A gallery whose models write 50 tokens a second at most."""
+    with serve(slowly=True) as started:
         yield started
 
 

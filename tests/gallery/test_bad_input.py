@@ -103,7 +103,7 @@ launch(Limits(new_tokens=20_000, waiting=1))
 @pytest.fixture(scope="module")
 def patient(serve: Callable[..., Any]) -> Iterator[Any]:
     """A gallery of answers that take minutes, where one visitor may wait."""
-    with serve(PATIENT) as started:
+    with serve(PATIENT, slowly=True) as started:
         yield started
 
 

@@ -196,8 +196,8 @@ def ask(page: Page, app: "App", names: list[str], tokens: int) -> list[Locator]:
 
 
 @pytest.mark.browser
-def test_the_page_streams_side_by_side(app: "App", page: Page) -> None:
-    columns = ask(page, app, FAR, 150)
+def test_the_page_streams_side_by_side(slow_app: "App", page: Page) -> None:
+    columns = ask(page, slow_app, FAR, 150)
     early = []
     for column in columns:
         expect(column).not_to_have_value("")
@@ -214,9 +214,9 @@ def test_the_page_streams_side_by_side(app: "App", page: Page) -> None:
 
 
 @pytest.mark.browser
-def test_stop_stops_all_columns(app: "App", page: Page) -> None:
-    names = [*FAR, "relative-lm", "rope-lm"]  # four take long enough to be stopped
-    columns = ask(page, app, names, 200)
+def test_stop_stops_all_columns(slow_app: "App", page: Page) -> None:
+    names = [*FAR, "relative-lm", "rope-lm"]
+    columns = ask(page, slow_app, names, 200)
     expect(columns[0]).not_to_have_value("")
     with page.expect_response(lambda answer: answer.url.endswith("/cancel")):
         page.get_by_role("button", name="Stop").click()

@@ -74,8 +74,8 @@ def test_the_page_says_what_the_model_is(app: Any, page: Page) -> None:
     assert tabs.all_inner_texts() == TABS
 
 
-def test_text_streams_and_is_what_the_model_writes(app: Any, page: Page) -> None:
-    visit(page, app.url)
+def test_text_streams_and_is_what_the_model_writes(slow_app: Any, page: Page) -> None:
+    visit(page, slow_app.url)
     number(page, "Length", 200)
     page.evaluate(
         """() => {

@@ -24,7 +24,7 @@ transformers = pytest.importorskip("transformers", reason="needs txzoo[hf]")
 
 NAMES = zoo.list_models(architecture="t5")
 PREFIX = "translate English to German: "
-STEPS = {"steps": 200, "batch_tokens": 256, "learning_rate": 0.01, "warmup_steps": 5}
+STEPS = {"steps": 500, "batch_tokens": 256, "learning_rate": 0.01, "warmup_steps": 5}
 
 
 def flan_tokenizer() -> Tokenizer:

@@ -263,6 +263,15 @@ def test_a_prefix_of_peft_for_rotated_keys_is_refused(twins: Any, tmp_path: Path
         as_model(ours).load_adapter(tmp_path / "adapter")
 
 
+def test_a_prefix_of_peft_for_an_encoder_is_refused(twins: Any, tmp_path: Path) -> None:
+    kind = transformers.AutoModelForSequenceClassification
+    ours, theirs = twins(transformers.BertConfig(**BERT), kind)
+    config = peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="SEQ_CLS")
+    peft.get_peft_model(theirs, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ConfigError, match="moves its text up by as many positions"):
+        as_model(ours).load_adapter(tmp_path / "adapter")
+
+
 @pytest.mark.parametrize("config_class", [peft.PrefixTuningConfig, peft.PromptTuningConfig])
 def test_pefts_prompts_load_here(config_class: Any, twins: Any, tmp_path: Path) -> None:
     ours, theirs = twins(config_of("gpt2"))

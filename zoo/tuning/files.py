@@ -29,6 +29,7 @@ from zoo.tuning import adapt, share, trained
 from zoo.tuning.heads import head_part, refit
 from zoo.tuning.ia3 import Ia3Linear
 from zoo.tuning.lora import LoraLinear
+from zoo.tuning.prefix import takes_cache
 
 PREFIX = "base_model.model."
 PROMPT = "prompt_embeddings"
@@ -261,6 +262,12 @@ def apply(base: nn.Module, adapter: Adapter) -> nn.Module:
             f"{source} holds a prefix without a card of ours, and {type(base).__name__} turns keys "
             "by their position: PEFT keeps them in another order of coordinates, so it would load "
             "and compute something else. Train the prefix here"
+        )
+    if adapter.method == "prefix-tuning" and adapter.card is None and not takes_cache(base):
+        raise ConfigError(
+            f"{source} holds a prefix without a card of ours, and {type(base).__name__} is an "
+            "encoder: PEFT moves its text up by as many positions as the prefix has, so it would "
+            "load and compute something else. Train the prefix here"
         )
     try:
         with torch.random.fork_rng(devices=[]):  # what it starts from is overwritten below
