@@ -126,7 +126,28 @@ def attend_source(
     return mixed.view(P, H, R // P, T, E).transpose(1, 2).reshape(R, H, T, E)
 
 
-class PlainAttention(TorchFunctionMode):
+class AttentionMode(TorchFunctionMode):
+    """While it is entered, calls of torch's fused attention are calls of `attention`.
+
+    In modules of other libraries too. A subclass says what that computes.
+    """
+
+    def attention(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As `torch.nn.functional.scaled_dot_product_attention`."""
+        raise NotImplementedError
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        called = self.attention if func is F.scaled_dot_product_attention else func
+        return called(*args, **(kwargs or {}))
+
+
+class PlainAttention(AttentionMode):
     """While it is entered, torch's fused attention is computed by `plain_attention`.
 
     Not where a layer has more than `MOST` scores, unless its weights are wanted: the fused path
@@ -147,10 +168,8 @@ class PlainAttention(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is F.scaled_dot_product_attention:
-            return self._attention(*args, **kwargs)
         if func is F.multi_head_attention_forward and self.weights is not None:
+            kwargs = dict(kwargs or {})
             # what `nn.MultiheadAttention` calls: torch hands on no call inside it
             asked = kwargs.get("need_weights", True)
             average = kwargs.get("average_attn_weights", True)
@@ -160,9 +179,9 @@ class PlainAttention(TorchFunctionMode):
             if not asked:
                 return mixed, None
             return mixed, weights.mean(-3) if average else weights
-        return func(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
 
-    def _attention(
+    def attention(
         self,
         query: Tensor,
         key: Tensor,

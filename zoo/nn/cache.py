@@ -79,7 +79,7 @@ class Cache:
         """Append a layer's keys and values (B, H_kv, T, E); all so far return (B, H_kv, S, E)."""
         T = k.shape[2]
         keys, values = self.memory[layer].unbind()
-        # by `narrow`, for slices take twice as long, and this is done for every layer and token
+        # by `narrow`, which costs less than slices: this is done for every layer and token
         keys.narrow(2, self.length, T).copy_(k)
         values.narrow(2, self.length, T).copy_(v)
         end = self.length + T

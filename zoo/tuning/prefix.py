@@ -13,16 +13,16 @@ Letters: P prefix length, B batch, G key/value heads, S key length, E d_head, L 
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from zoo.errors import ConfigError
 from zoo.nn import Cache, causal_mask
+from zoo.nn.attention import AttentionMode
 from zoo.tuning.parts import freeze, require_whole
 
 Pair = tuple[Tensor, Tensor]  # keys and values (1, G, P, E) of a layer
@@ -85,7 +85,7 @@ class PrefixCache(Cache):
         raise NotImplementedError
 
 
-class PrefixAttention(TorchFunctionMode):
+class PrefixAttention(AttentionMode):
     """While it is entered, each attention reads its prefix first; for modules without a cache.
 
     Args:
@@ -98,18 +98,7 @@ class PrefixAttention(TorchFunctionMode):
         self.prefix = prefix
         self.pairs: list[Pair] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return self._attention(*args, **dict(kwargs or {}))
-        return func(*args, **dict(kwargs or {}))
-
-    def _attention(
+    def attention(
         self,
         query: Tensor,
         key: Tensor,
