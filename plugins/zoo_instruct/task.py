@@ -7,7 +7,8 @@ of T0 (Sanh et al. 2022, arXiv:2110.08207).
 
 Held out is what the sha256 of a question falls on, so that a question is on one side in all sets
 and in both tasks: of a hundred classes 0 to 19 are "test", 20 to 24 "validation". Of T0, many of
-whose prompts ask about one passage, nothing is held out.
+whose prompts ask about one passage, nothing is held out. What has one right answer is also
+exercised, by rule (`zoo_instruct.drills`).
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from zoo.data import local_file, require_file
 from zoo.tasks import InstructionTuning, LanguageModeling, TokenBatches
 from zoo.tasks.conversation_file import END, conversation_of, question_of, rows_of
 from zoo.tasks.preferences import Preference, PreferenceTuning
+from zoo_instruct.drills import drills
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,6 +37,7 @@ ROLES, T0 = "gpteacher_roleplay.json", "t0_train_50k.jsonl.gz"
 TEST, VALIDATION = 20, 25  # classes below these, of 100
 REVIEWS, LINES = 20_000, 2000  # of IMDb; read at once
 OFTEN = 4  # an epoch reads what is not T0's
+DRILLS = 20_000  # exercises that an epoch reads
 MOST_T0 = 1200  # characters of a prompt of T0 with its answer: most others are whole articles
 # what has one right answer, by how an instruction of Raschka's begins or what it asks for
 CLOSED = re.compile(
@@ -59,10 +62,15 @@ class Instruct(InstructionTuning):
         return [*found, *read(T0)] if split == "train" else found
 
     def learned(self) -> Sequence[Messages]:
-        """T0's has fifteen times as many as the others, which an epoch reads `OFTEN` times."""
+        """The training split, what is not T0's `OFTEN` times, and `DRILLS` exercises.
+
+        T0 has fifteen times as many as the others.
+        """
         told = list(self.conversations("train"))
         others = told[: len(told) - len(read(T0))]
-        return [*told, *(OFTEN - 1) * others]
+        held = [one for split in ("validation", "test") for one in self.closed(split)]
+        exercises = drills(DRILLS, [question_of(messages) for messages in held])
+        return [*told, *(OFTEN - 1) * others, *exercises]
 
     def closed(self, split: str) -> Sequence[Messages]:
         """Of Raschka's what `CLOSED` finds: spelling, units, opposites, grammar, constants."""

@@ -58,6 +58,7 @@ def _tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for split in ("train", "valid", "test"):
         (wiki / f"{split}.txt").write_text(" = Museum = \n The museum is near the river . \n" * 20)
     monkeypatch.setenv("TXZOO_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(data, "DRILLS", 0)
     forget()
     yield
     forget()
@@ -95,7 +96,7 @@ def test_the_chain_of_recipes_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_tiny")
-def test_what_is_in_the_splits() -> None:
+def test_what_is_in_the_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     task = data.Instruct()
     parts = {split: task.conversations(split) for split in task.splits}
     questions = {split: {question_of(m) for m in told} for split, told in parts.items()}
@@ -108,6 +109,9 @@ def test_what_is_in_the_splits() -> None:
     learned = task.learned()  # what is not T0's more often
     assert len(learned) == 4 * (len(parts["train"]) - len(t0)) + len(t0)
     assert {question_of(m) for m in learned} == questions["train"]
+    monkeypatch.setattr(data, "DRILLS", 30)
+    assert len(task.learned()) == len(learned) + 30
+    assert not {question_of(m) for m in task.learned()} & questions["test"]
     assert sum(question_of(m).startswith("Is it") for m in learned) == len(t0)
     small = data.InstructSmall()
     assert small.learned() == small.conversations("train")
