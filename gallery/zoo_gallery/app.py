@@ -51,6 +51,7 @@ def launch(
             css_paths=CSS,
             max_file_size=f"{gallery.limits.file_megabytes}mb",
             ssr_mode=False,
+            state_session_capacity=gallery.limits.visitors,
             footer_links=[],
         )
     except OSError as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from zoo.errors import InputError
 from zoo_gallery.markup import heading, paragraph
 from zoo_gallery.snippets import reference
 from zoo_gallery.state import COMPUTE, Gallery
-from zoo_gallery.views import check_length, telling
+from zoo_gallery.views import check_length, paced, telling
 
 TOKENS = 80  # of an answer, at first
 # what is scrolled can be reached with the keyboard
@@ -64,11 +65,9 @@ class Session:
         """The conversation again and again while an answer is written; kept where it ends."""
         before = self.messages
         said = {"role": "user", "content": asked}
-        answer = ""
         try:
             with closing(pieces):  # type: ignore[type-var]
-                for piece in pieces:
-                    answer += piece
+                for answer in paced(accumulate(pieces)):
                     yield [*before, said, {"role": "assistant", "content": answer.strip()}]
         finally:
             self.messages = [one for one in chat.messages if one["role"] != "system"]

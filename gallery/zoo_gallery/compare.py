@@ -23,7 +23,7 @@ from zoo.pipelines.text_generation import Pieces
 from zoo_gallery.markup import figure, heading, listed, paragraph, table
 from zoo_gallery.snippets import reference
 from zoo_gallery.state import COMPUTE, Gallery
-from zoo_gallery.views import check_length, telling, warned
+from zoo_gallery.views import check_length, paced, telling, warned
 
 MOST = 4  # columns that can be read beside each other
 CHOSEN = 3  # at first
@@ -146,7 +146,7 @@ def compared(
     top_p: float,
     seed: float,
 ) -> Iterator[list[Column]]:
-    """All columns again and again, each time every model has written another token.
+    """All columns again and again, while the models write a token each in turns.
 
     Raises:
         InputError: no model or too many, a prompt too long, or settings out of range.
@@ -174,6 +174,13 @@ def compared(
             column.state = "waiting"
         except ZooError as error:
             column.fail(error)
+    yield from paced(_turns(columns, writers))
+
+
+def _turns(
+    columns: list[Column], writers: dict[str, Iterator[tuple[str, int]]]
+) -> Iterator[list[Column]]:
+    """Have the models write a token each, in turns, until the last of them has ended."""
     while writers:
         for column in columns:
             if column.name in writers and not _another(column, writers[column.name]):

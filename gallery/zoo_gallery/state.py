@@ -26,6 +26,7 @@ class Limits:
         waiting: requests that may wait for their turn; more are told that the page is busy.
         models: how many are held in memory.
         conversations: of how many the keys and values are.
+        visitors: of how many the pages are remembered as they left them, 2.5 MiB each.
         train_steps: most optimiser steps of a training.
         train_parameters: largest model that may be trained.
         train_seconds: longest training.
@@ -38,6 +39,7 @@ class Limits:
     waiting: int = 32
     models: int = 4
     conversations: int = 16
+    visitors: int = 100
     train_steps: int = 500
     train_parameters: int = 1_000_000
     train_seconds: int = 600

@@ -19,7 +19,7 @@ from zoo.training.recipe import Recipe
 from zoo_gallery.markup import figure, heading, listed, paragraph, status, table
 from zoo_gallery.snippets import PROMPT
 from zoo_gallery.state import COMPUTE, Gallery
-from zoo_gallery.views import check_length, telling
+from zoo_gallery.views import check_length, paced, telling
 from zoo_gallery.worker import BusyError, Job, Trainer, data_problems
 
 MEMORY = 4 << 30  # bytes that a training may take
@@ -229,7 +229,7 @@ def page(gallery: Gallery) -> None:
                 seed=1,
             )
             with closing(pieces):
-                yield from accumulate(pieces)
+                yield from paced(accumulate(pieces))
 
     looked = gr.on(None, offer, None, [name, layers, others], **quiet)
     looked.then(watch, None, view, **watching)

@@ -23,6 +23,19 @@ from zoo.cli import main
 App = Any
 NAMES = zoo.list_models()
 PAGES = ["", "chat", "compare", "train", *NAMES]
+VISITS = """
+import gradio
+from zoo_gallery.app import launch
+from zoo_gallery.state import Limits
+
+def visit(demo):  # where it waits until it is interrupted
+    sessions = demo.app.state_holder
+    first, second, third = (sessions[name] for name in ("first", "second", "third"))
+    assert "first" not in sessions and sessions["second"] is second and sessions["third"] is third
+
+gradio.Blocks.block_thread = visit
+launch(Limits(visitors=2))
+"""
 WRITING = {"temperature": 0.8, "top_p": 0.9, "max_new_tokens": 60, "seed": 1}  # as the page opens
 
 
@@ -205,6 +218,10 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gallery", *arguments]) == 2
     assert arguments[0] in capsys.readouterr().err
+
+
+def test_only_the_latest_visitors_are_remembered() -> None:
+    subprocess.run([sys.executable, "-c", VISITS], check=True, timeout=300)
 
 
 def test_a_gallery_that_nobody_uses_rests(app: App) -> None:

@@ -8,6 +8,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from playwright.sync_api import Page, expect
+from zoo_gallery import views
 from zoo_gallery.chat import Session, opened, saved, settings, talkers
 from zoo_gallery.state import Gallery, Limits
 
@@ -34,7 +35,8 @@ def say(gallery: Gallery, session: Session, text: str, *given: Any) -> Any:
     return list(session.follow(chat, chat.stream(text), text))
 
 
-def test_it_goes_on_as_a_chat_does(gallery: Gallery) -> None:
+def test_it_goes_on_as_a_chat_does(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "BETWEEN", 0.0)
     session, chat = Session(), Chat(zoo.load(NAME), system="Be brief.", **OPTIONS)
     for text in ("Who was it ?", "And when ?"):
         shown = say(gallery, session, text)
@@ -64,7 +66,10 @@ def test_only_the_latest_readings_are_held() -> None:
     assert small.readings.of("a", NAME) is not first
 
 
-def test_what_is_stopped_stays_as_far_as_it_came(gallery: Gallery) -> None:
+def test_what_is_stopped_stays_as_far_as_it_came(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "BETWEEN", 0.0)
     session = Session()
     chat = session.chat(gallery, *settings(*GIVEN))
     writing = session.follow(chat, chat.stream("Who was it ?"), "Who was it ?")

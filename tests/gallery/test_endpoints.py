@@ -70,9 +70,10 @@ def test_a_classifier_gives_every_label_with_its_probability(client: Client) -> 
     assert found == pytest.approx(expected) and answer["label"] == max(expected, key=expected.get)  # type: ignore[arg-type]
 
 
-def test_an_answer_arrives_while_it_is_written(client: Client) -> None:
+def test_an_answer_arrives_while_it_is_written(slow_app: Any) -> None:
+    client = Client(slow_app.url, verbose=False)
     texts = list(client.submit("In 1914 ,", api_name="/rope-lm_run", max_new_tokens=25, **OPTIONS))
-    assert len(texts) > 10
+    assert len(texts) > 5
     assert all(
         later.startswith(text) and later != text
         for text, later in zip(texts, texts[1:], strict=False)

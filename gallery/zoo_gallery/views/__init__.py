@@ -5,14 +5,17 @@ the model's card, inside the tab, and makes Gradio components there:
 
 - its main endpoint is called `endpoint(card, "run")` and takes the example of the card first;
 - whatever computes waits in the one queue: `concurrency_id=COMPUTE`;
+- what grows while it is written leaves through `paced`;
 - models come from `gallery.models.get(reference(card))`, inside the functions that need them;
 - errors that a visitor can do something about leave through `telling`.
 """
 
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from html import escape
+from typing import TypeVar
 
 import gradio as gr
 
@@ -21,6 +24,8 @@ from zoo.errors import InputError, ZooError
 from zoo_gallery.state import Gallery
 
 View = Callable[[Gallery, Card], None]
+T = TypeVar("T")
+BETWEEN = 0.04  # seconds between two sights of what grows: an eye needs no more
 
 
 @contextmanager
@@ -43,6 +48,21 @@ def warned() -> Iterator[None]:
     for warning in caught:
         if warning.category is UserWarning:  # others are of other threads and libraries
             gr.Warning(escape(str(warning.message), quote=False))
+
+
+def paced(sights: Iterable[T]) -> Iterator[T]:
+    """Of what grows the first sight, then one each `BETWEEN` seconds, and the last.
+
+    A small model writes thousands of tokens a second, and each sight costs the page milliseconds.
+    """
+    due, waits = 0.0, False
+    for sight in sights:
+        waits = time.monotonic() < due
+        if not waits:
+            yield sight
+            due = time.monotonic() + BETWEEN
+    if waits:
+        yield sight
 
 
 def check_length(text: str, most: int) -> None:

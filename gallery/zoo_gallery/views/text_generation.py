@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import accumulate
 
 import gradio as gr
 from torch import nn
@@ -10,7 +11,7 @@ from zoo import Card
 from zoo.pipelines import encode, tokenizer_of
 from zoo_gallery.snippets import PROMPT, endpoint, example, reference
 from zoo_gallery.state import COMPUTE, Gallery
-from zoo_gallery.views import check_length, telling
+from zoo_gallery.views import check_length, paced, telling
 
 TOKENS = 60  # as many as a visitor gets who moves no slider
 
@@ -84,11 +85,8 @@ def writer(gallery: Gallery, card: Card) -> Callable[..., Iterator[str]]:
                 seed=seed,
                 stream=True,
             )
-            text = ""
             with closing(pieces):
-                for piece in pieces:
-                    text += piece
-                    yield text
+                yield from paced(accumulate(pieces))
 
     return write
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import accumulate
 from typing import Any
 
 import gradio as gr
 
 from zoo import Model
 from zoo_gallery import markup
-from zoo_gallery.views import warned
+from zoo_gallery.views import paced, warned
 
 BEAMS = 4  # at first, as many as the scores of cards are measured with
 
@@ -49,10 +50,8 @@ def write_answer(
         return
     with warned():
         pieces = model(source, stream=True, **length)
-    text = ""
     with closing(pieces):
-        for piece in pieces:
-            text += piece
+        for text in paced(accumulate(pieces)):
             yield text, ""
 
 
