@@ -633,7 +633,7 @@ def _search(
     prompts = rows.texts[::K]
     places = list(range(P))  # of the prompts that are computed, among all
     scores = rows.first()  # (P * K, V)
-    V, device = scores.shape[-1], scores.device
+    C, device = min(2 * K, scores.shape[-1]), scores.device
     offsets = torch.arange(P, device=device)[:, None] * K  # (P, 1), first row of each prompt
     written = torch.empty(P * K, 0, dtype=torch.long, device=device)
     live = torch.full((P, K), NEVER, device=device)
@@ -641,13 +641,16 @@ def _search(
     finished: list[list[tuple[float, list[int]]]] = [[] for _ in range(P)]
     searching = [True] * P
     for n in range(1, new + 1):
-        scores = scores.log_softmax(dim=-1)
-        if repetition is not None:
-            scores = repetition(scores)
-        total = (scores.view(P, K, V) + live[..., None]).view(P, K * V)
         # of 2 K candidates at most K end by the end token, so that K can go on
+        if repetition is None:
+            normal = scores.logsumexp(dim=-1, keepdim=True)  # (P * K, 1)
+            likely, tokens = scores.topk(C)  # (P * K, C), among which the prompt's 2 K best are
+            likely = likely - normal
+        else:
+            likely, tokens = repetition(scores.log_softmax(dim=-1)).topk(C)
+        total = (likely.view(P, K, C) + live[..., None]).view(P, K * C)
         best, index = total.topk(2 * K)  # (P, 2 K)
-        origin, token = index // V + offsets, index % V
+        origin, token = index // C + offsets, tokens.view(P, K * C).gather(1, index)
         candidates = torch.cat([written[origin], token[..., None]], dim=-1)  # (P, 2 K, n)
         ended = torch.full_like(token, n == new, dtype=torch.bool)
         if end_id is not None:

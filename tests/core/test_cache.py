@@ -52,3 +52,20 @@ def test_it_reorders_rows_with_their_padding() -> None:
     keys, values = cache.update(1, new, new)
     assert torch.equal(keys, torch.cat([k[rows], new], dim=2))
     assert torch.equal(values, torch.cat([v[rows], new], dim=2))
+
+
+def test_rows_that_move_again_and_again() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cache = Cache(1, 4, 2, 9, 3)
+    expected = torch.empty(4, 2, 0, 3)
+    # fewer rows in between: both memories are made anew
+    for rows in ([1, 0, 0, 3], [2, 3, 1, 1], [3, 2, 1, 0], [3, 1], [1, 1], [0, 1]):
+        new = torch.randn(len(expected), 2, 1, 3, generator=generator)
+        keys, values = cache.update(0, new, -new)
+        cache.advance(1)
+        expected = torch.cat([expected, new], dim=2)
+        assert torch.equal(keys, expected) and torch.equal(values, -expected)
+        cache.reorder(torch.tensor(rows))
+        expected = expected[rows]
+    keys, _ = cache.update(0, expected[:, :, :1], expected[:, :, :1])
+    assert torch.equal(keys[:, :, :-1], expected)

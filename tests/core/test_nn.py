@@ -72,6 +72,20 @@ def test_fused_path_is_the_plain_one(kv_heads: int, mask: str, scale: float | No
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kv_heads", [6, 3, 2, 1])
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_single_query_is_what_the_last_of_many_is(kv_heads: int, mask: bool) -> None:
+    q = torch.randn(2, 6, 5, 4)
+    k, v = torch.randn(2, 2, kv_heads, 5, 4)
+    given = causal_mask(5, 5, torch.tensor([0, 3])) if mask else None
+    many = attend(q, k, v, given, causal=True)[:, :, -1:]
+    last = None if given is None else given[:, :, -1:]
+    torch.testing.assert_close(attend(q[:, :, -1:], k, v, last, causal=True), many)
+    with record_attention() as weights:
+        torch.testing.assert_close(attend(q[:, :, -1:], k, v, last, causal=True), many)
+    assert [w.shape for w in weights] == [(2, 6, 1, 5)]
+
+
 def test_recording_stops_with_its_block() -> None:
     q = torch.randn(1, 1, 2, 2)
     with record_attention() as outer:

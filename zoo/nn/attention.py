@@ -79,7 +79,10 @@ def attend(
         dropout: as in `plain_attention`.
     """
     groups = q.shape[1] // k.shape[1]
-    if groups > 1:
+    # for a token that is written keys are not copied; of many queries not every device's kernels
+    # share them
+    shared = groups > 1 and q.shape[2] == 1
+    if groups > 1 and not shared:
         k, v = (
             k.repeat_interleave(groups, dim=1),
             v.repeat_interleave(groups, dim=1),
@@ -88,7 +91,14 @@ def attend(
         mask = mask.to(q.dtype)  # the fused kernel wants one dtype; autocast makes q bfloat16
     causal = causal and mask is None and q.shape[2] > 1
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, scale=scale, dropout_p=dropout, is_causal=causal
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        scale=scale,
+        dropout_p=dropout,
+        is_causal=causal,
+        enable_gqa=shared,
     )
 
 
