@@ -11,8 +11,10 @@ from models import as_model
 from torch import nn
 
 import zoo
+from zoo.attribution import attributions
 from zoo.chat import Chat
 from zoo.cli import main
+from zoo.drawings import drawing
 from zoo.engines import FOLDER
 from zoo.errors import (
     ContextLengthError,
@@ -235,6 +237,43 @@ def test_int8_says_so(tmp_path: Path) -> None:
         zoo.load(folder, engine="onnx")
 
 
+# what reads texts and looks at pictures
+
+
+@pytest.mark.parametrize(
+    ("ref", "given"),
+    [
+        ("emotion-encoder", ["i feel so happy today", "it makes me angry that nobody came " * 9]),
+        ("mlm-encoder", ["the movie was <mask> ."]),
+        ("vit-cifar10", [drawing("ship"), drawing("cat")]),
+    ],
+)
+def test_models_that_read_say_the_same(cache: Path, ref: str, given: list[Any]) -> None:
+    require("onnx")
+    ours, theirs = zoo.load(ref), zoo.load(ref, engine="onnx")
+    assert (theirs.name, theirs.pipeline, theirs.config) == (ours.name, ours.pipeline, ours.config)
+    said = [list(map(flat, model(given, top_k=3))) for model in (ours, theirs)]
+    for our, their in zip(*said, strict=True):
+        assert [label for label, _ in our] == [label for label, _ in their]
+        assert [p for _, p in our] == pytest.approx([p for _, p in their], abs=1e-5)
+
+
+def flat(labels: list[dict[str, Any]]) -> list[tuple[str, float]]:
+    """What a model says, with its probabilities."""
+    return [(str(one.get("label", one.get("token"))), one["score"]) for one in labels]
+
+
+def test_a_classifier_is_measured_and_not_explained_in_an_engine(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require("onnx")
+    assert main(["run", "emotion-encoder", "i feel so happy", "--engine", "onnx-int8"]) == 0
+    assert "joy" in capsys.readouterr().out
+    model = zoo.load("emotion-encoder", engine="onnx")
+    with pytest.raises(InputError, match="no table of token vectors"):
+        attributions(model, "i feel so happy", method="gradient")
+
+
 # refusals
 
 
@@ -242,7 +281,7 @@ def test_int8_says_so(tmp_path: Path) -> None:
     ("ref", "engine", "words"),
     [
         ("rope-lm", "onx", "Unknown engine 'onx'. There is: onnx, onnx-int8, llama.cpp"),
-        ("imdb-encoder", "onnx", "imdb-encoder is a text-classification model"),
+        ("imdb-encoder", "llama.cpp", "imdb-encoder is a text-classification model"),
         ("seq2seq-en-de", "onnx", "seq2seq-en-de is a translation model"),
         ("tiny-clip", "onnx", "tiny-clip is a zero-shot-image-classification model"),
         ("relative-lm", "llama.cpp", "architecture of relative-lm, RelativeDecoder"),

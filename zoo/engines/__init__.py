@@ -1,9 +1,10 @@
 """Models whose numbers another project's engine computes: ONNX Runtime, or llama.cpp.
 
-`zoo.load(NAME, engine=...)` gives a model as any other. Its module takes ids and a cache and gives
-logits, so that greedy decoding, sampling, beams, streaming, stop texts, batches, drafts and chats
-are what they always are. The engine reads what `zoo.export` writes: a folder that it wrote, or one
-that is written the first time and kept in the cache, under a name that says of which weights it is.
+`zoo.load(NAME, engine=...)` gives a model as any other. Its module takes what modules of its
+pipeline take and gives logits, so that greedy decoding, sampling, beams, streaming, stop texts,
+batches, drafts and chats, labels and hidden words are what they always are. The engine reads what
+`zoo.export` writes: a folder that it wrote, or one that is written the first time and kept in the
+cache, under a name that says of which weights it is.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from zoo.errors import FolderError, InputError, MissingExtraError
 from zoo.export.base import arguments
 from zoo.folder import FileRecord
 from zoo.hub import cache_folder
-from zoo.loading import Found, list_models, load, locate
+from zoo.loading import Found, load, locate
 from zoo.model import Model
 from zoo.registry import registry, resolve
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from zoo.engines.base import Opened
 
 FOLDER = "txzoo-engines"  # in the cache
-LAYOUT = 1  # of what is written there; counted up when it changes
+LAYOUT = 2  # of what is written there; counted up when it changes
 READ = (
     ".safetensors",
     ".json",
@@ -45,6 +46,7 @@ class Engine:
         format: what it reads, as `zoo.export` calls it.
         file: what that is in.
         target: `"module:function"` that opens such a file.
+        pipelines: of the models that it computes.
         package: its module in Python.
         extra: of txzoo, that brings it.
     """
@@ -52,16 +54,20 @@ class Engine:
     format: str
     file: str
     target: str
+    pipelines: tuple[str, ...]
     package: str
     extra: str
 
 
+WRITING = ("text-generation",)
+READING = ("text-classification", "token-classification", "fill-mask", "image-classification")
+ONNX = "zoo.engines.onnx:opened", WRITING + READING, "onnxruntime", "onnx"
 ENGINES = {
-    "onnx": Engine("onnx", "model.onnx", "zoo.engines.onnx:opened", "onnxruntime", "onnx"),
-    "onnx-int8": Engine(
-        "onnx-int8", "model.onnx", "zoo.engines.onnx:opened", "onnxruntime", "onnx"
+    "onnx": Engine("onnx", "model.onnx", *ONNX),
+    "onnx-int8": Engine("onnx-int8", "model.onnx", *ONNX),
+    "llama.cpp": Engine(
+        "gguf", "model.gguf", "zoo.engines.llama:opened", WRITING, "llama_cpp", "llama-cpp"
     ),
-    "llama.cpp": Engine("gguf", "model.gguf", "zoo.engines.llama:opened", "llama_cpp", "llama-cpp"),
 }
 
 
@@ -132,11 +138,16 @@ def _require(found: Found, name: str) -> None:
             f"makes a model of it, which engine={name!r} takes"
         )
     architecture = resolve(registry().architectures.get(card.architecture).target)
-    if card.pipeline != "text-generation" or "cache" not in arguments(architecture):
-        others = list_models(pipeline="text-generation", bundled=True)[:3]
+    pipelines = ENGINES[name].pipelines
+    if card.pipeline not in pipelines:
         raise InputError(
-            f"{card.name} is a {card.pipeline} model, and engine={name!r} computes models that "
-            f"continue a text, such as {', '.join(others)}: leave engine out"
+            f"{card.name} is a {card.pipeline} model, and engine={name!r} computes models of "
+            f"{', '.join(pipelines)}: leave engine out"
+        )
+    if card.pipeline in WRITING and "cache" not in arguments(architecture):
+        raise InputError(
+            f"{card.name} writes without a cache of keys and values, which engine={name!r} needs: "
+            "leave engine out"
         )
     format_of(ENGINES[name].format).require(card.name, architecture)
 
@@ -166,6 +177,6 @@ def _opened(folder: Path, name: str, found: Found | None = None) -> Model:
         module=opened.module.eval(),
         config=opened.module.config,
         tokenizer=opened.tokenizer,
-        pipeline="text-generation",
+        pipeline=facts["pipeline"],
         card=None if found is None else found.card,
     )

@@ -24,11 +24,8 @@ if TYPE_CHECKING:
 ONE_THREAD = 4 << 20  # bytes of weights up to which a second thread costs more than it brings
 
 
-class EngineDecoder(nn.Module, ABC):
-    """A decoder whose logits are computed elsewhere, and which is called as any other.
-
-    What was read is in the cache alone, so that beams may move its rows, a chat or a draft take
-    columns back, and several texts be written in turns.
+class EngineModule(nn.Module):
+    """A module whose numbers are computed elsewhere, and which is called as any other.
 
     Args:
         facts: what the exported file says of the model.
@@ -43,6 +40,27 @@ class EngineDecoder(nn.Module, ABC):
         self.max_len: int | None = facts["max_len"]
         # holds no number: it says where ids go, and of which kind the numbers in a cache are
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def state_dict(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise `InputError`: the weights are the engine's."""
+        raise InputError(
+            f"{self.engine} holds these weights: load the model without engine to save, export or "
+            "change it"
+        )
+
+    def _apply(self, *_: Any, **__: Any) -> NoReturn:
+        raise InputError(
+            f"{self.engine} computes on the processor, in the precision of its file: load the "
+            "model without engine to move it"
+        )
+
+
+class EngineDecoder(EngineModule, ABC):
+    """A decoder.
+
+    What was read is in the cache alone, so that beams may move its rows, a chat or a draft take
+    columns back, and several texts be written in turns. Arguments as those of `EngineModule`.
+    """
 
     @torch.no_grad()
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
@@ -74,19 +92,6 @@ class EngineDecoder(nn.Module, ABC):
     def read(self, ids: Tensor, cache: Cache) -> Tensor:
         """Logits (B, T, V) of ids (B, T), and what was read of them into the cache's columns."""
 
-    def state_dict(self, *_: Any, **__: Any) -> NoReturn:
-        """Raise `InputError`: the weights are the engine's."""
-        raise InputError(
-            f"{self.engine} holds these weights: load the model without engine to save, export or "
-            "change it"
-        )
-
-    def _apply(self, *_: Any, **__: Any) -> NoReturn:
-        raise InputError(
-            f"{self.engine} computes on the processor, in the precision of its file: load the "
-            "model without engine to move it"
-        )
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -98,7 +103,7 @@ class Opened:
         facts: what `zoo.export.base.facts_of` gave when it was written.
     """
 
-    module: EngineDecoder
+    module: EngineModule
     tokenizer: "Tokenizer | None"
     facts: dict[str, Any]
 

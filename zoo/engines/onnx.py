@@ -1,7 +1,7 @@
-"""Decoders in ONNX Runtime: the graph that `zoo.export.onnx` writes, with keys and values outside.
+"""ONNX Runtime: the graphs that `zoo.export.onnx` writes; a decoder's keys and values are outside.
 
 Letters: B batch, T length, P columns of the past, G key/value heads, E width of a head, L layers,
-V vocabulary.
+V vocabulary, C channels, I pixels a side.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from zoo.engines.base import EngineDecoder, Opened, read_facts, threads_for
+from zoo.engines.base import EngineDecoder, EngineModule, Opened, read_facts, threads_for
 from zoo.errors import FolderError
 from zoo.export.onnx import GRAPH
 from zoo.folder import TOKENIZER
@@ -54,8 +54,32 @@ class OnnxDecoder(EngineDecoder):
         return torch.from_numpy(logits)
 
 
+class OnnxEncoder(EngineModule):
+    """A graph that reads whole texts. Arguments as those of `OnnxDecoder`."""
+
+    engine = "ONNX Runtime"
+
+    def __init__(self, session: Any, facts: Mapping[str, Any]) -> None:
+        super().__init__(facts)
+        self.session = session
+
+    def forward(self, ids: Tensor, real: Tensor | None = None) -> Tensor:
+        """What its head says of token ids (B, T); `real` (B, T) is True where none is padding."""
+        mask = torch.ones_like(ids) if real is None else real.long()
+        given = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+        return torch.from_numpy(self.session.run(None, given)[0])
+
+
+class OnnxPictures(OnnxEncoder):
+    """A graph that looks at pictures."""
+
+    def forward(self, pixels: Tensor) -> Tensor:  # type: ignore[override]
+        """Logits of the labels of pixels (B, C, I, I), normalised."""
+        return torch.from_numpy(self.session.run(None, {"pixel_values": pixels.numpy()})[0])
+
+
 def opened(folder: Path) -> Opened:
-    """The decoder of an exported folder.
+    """The model of an exported folder.
 
     Raises:
         FolderError: it is damaged, or not of ours.
@@ -78,4 +102,10 @@ def opened(folder: Path) -> Opened:
     facts = read_facts(session.get_modelmeta().custom_metadata_map, path)
     tokenizer = folder / TOKENIZER
     told = Tokenizer.from_file(str(tokenizer)) if tokenizer.exists() else None
-    return Opened(OnnxDecoder(session, facts), told, facts)
+    inputs = {given.name.partition(".")[0] for given in session.get_inputs()}
+    kind: type[OnnxDecoder | OnnxEncoder] = OnnxEncoder
+    if "past_key_values" in inputs:
+        kind = OnnxDecoder
+    elif "pixel_values" in inputs:
+        kind = OnnxPictures
+    return Opened(kind(session, facts), told, facts)

@@ -198,6 +198,7 @@ def facts_of(model: Model, format: str) -> str:
         "format": format,
         "architecture": next(named) if model.card is None else model.card.architecture,
         "config": model.config.to_dict(),
+        "pipeline": model.pipeline,
         "max_len": getattr(model.module, "max_len", None),
     }
     return json.dumps(facts)

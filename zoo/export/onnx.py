@@ -97,13 +97,17 @@ class OnnxInt8(Onnx):
 
     def write(self, model: Model, folder: Path) -> None:
         """Write the graph, then its quantised form in its place."""
+        import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         super().write(model, folder)
         graph, whole = folder / GRAPH, folder / "whole.onnx"
         graph.rename(whole)
+        program = onnx.load(whole)
+        # the shapes that it knows: it turns matrices of `Gemm`, then finds theirs to be others
+        del program.graph.value_info[:]
         with _quietly(model):
-            quantize_dynamic(whole, graph, per_channel=True, weight_type=QuantType.QInt8)
+            quantize_dynamic(program, graph, per_channel=True, weight_type=QuantType.QInt8)
         for path in folder.glob(f"{whole.name}*"):
             path.unlink()
 

@@ -79,9 +79,8 @@ def attend(
         dropout: as in `plain_attention`.
     """
     groups = q.shape[1] // k.shape[1]
-    # for a token that is written keys are not copied; of many queries not every device's kernels
-    # share them
-    shared = groups > 1 and q.shape[2] == 1
+    # of a token that is written; of many queries not every device's kernels share keys
+    shared = bool(groups > 1 and q.shape[2] == 1)
     if groups > 1 and not shared:
         k, v = (
             k.repeat_interleave(groups, dim=1),
