@@ -71,7 +71,7 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     With --draft a smaller model writes some tokens ahead, which NAME then reads at once and keeps
     as far as they are its own. How many it kept is said on standard error.
 
-    With --engine another project computes what NAME writes; NAME may be what txzoo export wrote
+    With --engine another project computes what NAME gives; NAME may be what txzoo export wrote
     for it. What it reads is written the first time, which takes a while, and kept in the cache.
 
     With --input and --output it is called with each line of a file, of any length: a text, or a
@@ -92,9 +92,11 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
         return _file(ref, engine, files, given)
     import zoo
 
-    if engine is None and zoo.info(ref).pipeline in PICTURED:
+    # what an engine computes may have no card, so that only the model says what it is called with
+    model = zoo.load(ref, engine=engine) if engine else None
+    if (model or zoo.info(ref)).pipeline in PICTURED:
         picture = read_bytes(prompt, f"txzoo run {ref} PICTURE")
-        model = zoo.load(ref)
+        model = model or zoo.load(ref)
         if model.pipeline == "zero-shot-image-classification":
             from zoo.cli.prompts import look
 
@@ -104,7 +106,7 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     prompt = read_text(prompt, f"txzoo run {ref} TEXT")
     from zoo.nn import EncoderDecoder
 
-    model = zoo.load(ref, engine=engine)
+    model = model or zoo.load(ref)
     if isinstance(model.module, EncoderDecoder):
         return _make(model, prompt, given, as_json)
     if model.pipeline != "text-generation":
