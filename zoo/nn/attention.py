@@ -41,15 +41,17 @@ def plain_attention(
         dropout: probability of dropping an attention weight.
 
     Returns:
-        The mixed values (B, H, T, E) and the weights (B, H, T, S), whose rows sum to 1.
+        The mixed values (B, H, T, E) and the weights (B, H, T, S), whose rows sum to 1 as far as
+        the dtype goes.
     """
-    scores = (
-        q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
-    )  # (B, H, T, S)
+    q = q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    scores = q @ k.transpose(-2, -1)  # (B, H, T, S)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    weights = scores.float().softmax(dim=-1)  # (B, H, T, S), in float32 so that rows sum to 1
-    return F.dropout(weights, dropout).to(v.dtype) @ v, weights
+        if mask.dtype == torch.bool:  # adding costs less than filling in, above all backwards
+            mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)
+        scores = scores + mask
+    weights = scores.softmax(dim=-1)  # (B, H, T, S); sums in float32 whatever the dtype
+    return F.dropout(weights, dropout) @ v, weights
 
 
 def attend(
@@ -213,10 +215,12 @@ class PlainAttention(AttentionMode):
             k, v = k.repeat_interleave(groups, dim=-3), v.repeat_interleave(groups, dim=-3)
         if is_causal:
             attn_mask = causal_mask(q.shape[-2], k.shape[-2], device=q.device)[0, 0]
-        mixed, weights = plain_attention(q, k, v, attn_mask, scale=scale, dropout=dropout_p)
-        if self.weights is not None:
-            self.weights.append(weights)
-        return mixed
+        if self.weights is None:
+            return plain_attention(q, k, v, attn_mask, scale=scale, dropout=dropout_p)[0]
+        exact = (q.float(), k.float(), v.float())  # so that rows sum to 1
+        mixed, weights = plain_attention(*exact, attn_mask, scale=scale, dropout=dropout_p)
+        self.weights.append(weights)
+        return mixed.to(q.dtype)
 
 
 @contextmanager
