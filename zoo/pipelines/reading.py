@@ -119,7 +119,7 @@ class Reader:
 
 
 def uncut(tokenizer: "Tokenizer") -> "Tokenizer":
-    """A tokenizer that neither cuts nor pads: this one, or else a copy, which takes milliseconds."""
+    """A tokenizer that neither cuts nor pads: this one, or a copy, which takes milliseconds."""
     if tokenizer.truncation is None and tokenizer.padding is None:
         return tokenizer
     copy = type(tokenizer).from_str(tokenizer.to_str())
