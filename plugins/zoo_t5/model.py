@@ -329,10 +329,10 @@ class T5(EncoderDecoder):
     ) -> Tensor:
         """Logits (R, T, V) of targets (R, T), with a cache of what goes on from it."""
         T = ids.shape[1]
-        if cache is None:
-            before = causal_mask(T, T, device=ids.device)  # (1, 1, T, T)
-        else:
-            before = causal_mask(T, cache.length + T, cache.padding, device=ids.device)
+        before = None if cache is None else cache.mask(T)
+        if before is None:  # nothing is padded: the queries are all columns, or the last one
+            length = T if cache is None else cache.length + T
+            before = causal_mask(T, length, device=ids.device)  # (1, 1, T, all so far)
         bias = self.decoder_bias(before, T)  # (1 or R, H, T, all so far)
         mask = None if real is None else real[:, None, None, :]  # (P, 1, 1, S)
         x = self.dropout(self.embedding(ids))  # (R, T, D)

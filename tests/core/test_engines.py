@@ -258,6 +258,27 @@ def test_models_that_read_say_the_same(cache: Path, ref: str, given: list[Any]) 
         assert [p for _, p in our] == pytest.approx([p for _, p in their], abs=1e-5)
 
 
+def test_an_encoder_decoder_answers_the_same(cache: Path) -> None:
+    require("onnx")
+    ours, theirs = zoo.load("seq2seq-en-de"), zoo.load("seq2seq-en-de", engine="onnx")
+    sources = [
+        "A man walks his dog .",
+        "Two children are playing in the snow near a house .",
+        "Why ?",
+    ]
+    for options in (
+        {},
+        {"num_beams": 4, "num_return_sequences": 2},  # rows that share a source, and leave early
+        {"temperature": 0.8, "seed": 1},
+    ):
+        written = ours(sources, max_new_tokens=16, **options)
+        assert theirs(sources, max_new_tokens=16, **options) == written, options
+    text: Any = ours(sources[0])
+    assert "".join(theirs(sources[0], stream=True)) == text
+    with pytest.raises(InputError, match="ONNX Runtime holds these weights"):
+        theirs.save_pretrained(cache / "copy")
+
+
 def flat(labels: list[dict[str, Any]]) -> list[tuple[str, float]]:
     """What a model says, with its probabilities."""
     return [(str(one.get("label", one.get("token"))), one["score"]) for one in labels]
@@ -282,7 +303,8 @@ def test_a_classifier_is_measured_and_not_explained_in_an_engine(
     [
         ("rope-lm", "onx", "Unknown engine 'onx'. There is: onnx, onnx-int8, llama.cpp"),
         ("imdb-encoder", "llama.cpp", "imdb-encoder is a text-classification model"),
-        ("seq2seq-en-de", "onnx", "seq2seq-en-de is a translation model"),
+        ("seq2seq-en-de", "llama.cpp", "seq2seq-en-de is a translation model"),
+        ("tiny-captioner", "onnx", "tiny-captioner is a image-to-text model"),
         ("tiny-clip", "onnx", "tiny-clip is a zero-shot-image-classification model"),
         ("relative-lm", "llama.cpp", "architecture of relative-lm, RelativeDecoder"),
     ],

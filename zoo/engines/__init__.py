@@ -44,7 +44,7 @@ class Engine:
 
     Attributes:
         format: what it reads, as `zoo.export` calls it.
-        file: what that is in.
+        files: what that may be in.
         target: `"module:function"` that opens such a file.
         pipelines: of the models that it computes.
         package: its module in Python.
@@ -52,7 +52,7 @@ class Engine:
     """
 
     format: str
-    file: str
+    files: tuple[str, ...]
     target: str
     pipelines: tuple[str, ...]
     package: str
@@ -60,13 +60,15 @@ class Engine:
 
 
 WRITING = ("text-generation",)
+ANSWERING = ("translation", "summarization", "text2text-generation")
 READING = ("text-classification", "token-classification", "fill-mask", "image-classification")
-ONNX = "zoo.engines.onnx:opened", WRITING + READING, "onnxruntime", "onnx"
+ONNX = "zoo.engines.onnx:opened", WRITING + ANSWERING + READING, "onnxruntime", "onnx"
+GRAPHS = ("model.onnx", "decoder_model.onnx")
 ENGINES = {
-    "onnx": Engine("onnx", "model.onnx", *ONNX),
-    "onnx-int8": Engine("onnx-int8", "model.onnx", *ONNX),
+    "onnx": Engine("onnx", GRAPHS, *ONNX),
+    "onnx-int8": Engine("onnx-int8", GRAPHS, *ONNX),
     "llama.cpp": Engine(
-        "gguf", "model.gguf", "zoo.engines.llama:opened", WRITING, "llama_cpp", "llama-cpp"
+        "gguf", ("model.gguf",), "zoo.engines.llama:opened", WRITING, "llama_cpp", "llama-cpp"
     ),
 }
 
@@ -89,7 +91,7 @@ def load_in(
         ZooError: as `zoo.load`.
     """
     engine = engine_of(name)
-    if os.path.isfile(Path(ref, engine.file)):
+    if any(os.path.isfile(Path(ref, file)) for file in engine.files):
         return _opened(Path(ref), name)
     found = locate(ref, revision=revision, offline=offline)
     _require(found, name)

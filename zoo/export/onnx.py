@@ -4,13 +4,18 @@ The names of inputs and outputs are those of Hugging Face's Optimum: `input_ids`
 (1 on tokens, 0 on padding, which stands on the left of a decoder's rows), `past_key_values.0.key`,
 `present.0.key` and so on. A first call gives a past of no columns.
 
+An encoder-decoder takes two graphs. What the target looks at in the source are keys and values of
+each layer, which the encoder's graph gives: `present.0.encoder.key` and so on. The decoder's graph
+takes them as `past_key_values.0.encoder.key`, besides `past_key_values.0.decoder.key` of the target
+so far; a target has no padding.
+
 Letters: B batch, T length, P columns of the past, S = P + T, G key/value heads, E d_head,
 V vocabulary.
 """
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo.errors import InputError, MissingExtraError
-from zoo.export.base import FACTS, Engine, Format, arguments, facts_of
+from zoo.export.base import FACTS, Engine, Format, arguments, facts_of, greedy
 from zoo.export.transformers import write_tokenizer
 from zoo.loading import MOST_REASON
 from zoo.model import Model
@@ -29,6 +34,7 @@ from zoo.nn import Cache, EncoderDecoder, causal_mask, record_attention
 from zoo.plugins import one_line
 
 GRAPH = "model.onnx"
+ENCODER, DECODER = "encoder_model.onnx", "decoder_model.onnx"  # the graphs of an encoder-decoder
 MOST_INSIDE = 1 << 30  # bytes of weights in the file of the graph, which cannot hold 2 GiB
 OPSET = 18
 
@@ -41,52 +47,53 @@ class Onnx(Format):
     pip = "'txzoo[onnx]'"
 
     def require(self, name: str, architecture: type) -> None:
-        """A decoder, an encoder or a classifier of pictures; nothing of two parts."""
+        """A decoder, an encoder, an encoder-decoder of texts or a classifier of pictures."""
         kind = architecture.__name__
-        if issubclass(architecture, EncoderDecoder):
-            raise InputError(
-                f"The architecture of {name}, {kind}, reads a source once and writes with a cache "
-                "of its own: that takes two graphs, and none are written. --format transformers "
-                "does it, where there is a counterpart"
-            )
         taken = arguments(architecture)
-        if taken[0] not in ("ids", "pixels") or taken[:2] == ["pixels", "ids"]:
+        if taken[0] not in ("ids", "pixels", "source") or taken[:2] == ["pixels", "ids"]:
             raise InputError(
                 f"The architecture of {name}, {kind}, takes {' and '.join(taken)}: as ONNX are "
-                "written decoders, encoders, and models that tell a picture's label"
+                "written decoders, encoders, encoder-decoders of texts, and models that tell a "
+                "picture's label"
             )
         if not all(find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime")):
             raise MissingExtraError("ONNX", "onnx")
 
     def write(self, model: Model, folder: Path) -> None:
-        """Write the graph and the tokenizer."""
-        traced, example = _traced(model.module)
-        # attention written out: what the exporter makes of the fused one depends on the sizes
-        with _quietly(model), _RealNumbers(), record_attention():
-            program = torch.onnx.export(
-                traced,
-                tuple(example.values()),
-                dynamo=True,
-                dynamic_shapes=traced.dynamic,
-                input_names=traced.inputs,
-                output_names=traced.outputs,
-                opset_version=OPSET,
-                verbose=False,
-            )
-        assert program is not None  # `dynamo=True` gives one
+        """Write the graphs and the tokenizer."""
         size = sum(weight.nbytes for weight in model.module.state_dict().values())
-        program.model.metadata_props[FACTS] = facts_of(model, self.name)
-        program.save(folder / GRAPH, external_data=size > MOST_INSIDE)
+        for file, traced, example in _graphs(model.module):
+            # attention written out: what the exporter makes of the fused one depends on the sizes
+            with _quietly(model), _RealNumbers(), record_attention():
+                program = torch.onnx.export(
+                    traced,
+                    tuple(example.values()),
+                    dynamo=True,
+                    dynamic_shapes=traced.dynamic,
+                    input_names=traced.inputs,
+                    output_names=traced.outputs,
+                    opset_version=OPSET,
+                    verbose=False,
+                )
+            assert program is not None  # `dynamo=True` gives one
+            program.model.metadata_props[FACTS] = facts_of(model, self.name)
+            program.save(folder / file, external_data=size > MOST_INSIDE)
         if model.tokenizer is not None:
             write_tokenizer(folder, model, model.tokenizer, getattr(model.module, "max_len", None))
 
     def opened_by(self, folder: Path) -> str:
         """The line of Python."""
-        return f"onnxruntime.InferenceSession({str(folder / GRAPH)!r}) opens it"
+        files = [folder / file for file in (GRAPH, ENCODER, DECODER) if (folder / file).exists()]
+        sessions = " and ".join(f"onnxruntime.InferenceSession({str(file)!r})" for file in files)
+        return f"{sessions} open{'s' if len(files) == 1 else ''} it"
 
     def open(self, folder: Path) -> Engine:
         """Open it on the processor."""
-        return _Session(folder / GRAPH)
+        if (folder / GRAPH).exists():
+            return _Session(folder / GRAPH)
+        from zoo.engines.onnx import opened
+
+        return _Both(opened(folder).module)
 
 
 class OnnxInt8(Onnx):
@@ -96,20 +103,19 @@ class OnnxInt8(Onnx):
     rounding = None
 
     def write(self, model: Model, folder: Path) -> None:
-        """Write the graph, then its quantised form in its place."""
+        """Write the graphs, then their quantised forms in their places."""
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         super().write(model, folder)
-        graph, whole = folder / GRAPH, folder / "whole.onnx"
-        graph.rename(whole)
-        program = onnx.load(whole)
-        # the shapes that it knows: it turns matrices of `Gemm`, then finds theirs to be others
-        del program.graph.value_info[:]
-        with _quietly(model):
-            quantize_dynamic(program, graph, per_channel=True, weight_type=QuantType.QInt8)
-        for path in folder.glob(f"{whole.name}*"):
-            path.unlink()
+        for graph in sorted(folder.glob("*.onnx")):
+            program = onnx.load(graph)
+            # the shapes that it knows: it turns matrices of `Gemm`, then finds theirs to be others
+            del program.graph.value_info[:]
+            for path in folder.glob(f"{graph.name}*"):
+                path.unlink()
+            with _quietly(model):
+                quantize_dynamic(program, graph, per_channel=True, weight_type=QuantType.QInt8)
 
 
 class _Past:
@@ -117,14 +123,17 @@ class _Past:
 
     Args:
         past: keys and values of each layer in turn, (B, G, P, E).
-        real: True where a column is no padding (B, S).
+        padding: left padding columns of each row (B,).
+        seen: of an encoder-decoder's source, likewise (B, G, source length, E).
     """
 
     length = 0  # a decoder adds T to it and holds that against its positions, as far as T goes
 
-    def __init__(self, past: Sequence[Tensor], real: Tensor) -> None:
-        self.past, self.present = past, list(past)
-        self.padding = (~real).sum(1)  # (B,)
+    def __init__(
+        self, past: Sequence[Tensor], padding: Tensor, seen: Sequence[Tensor] = ()
+    ) -> None:
+        self.past, self.present, self.seen = past, list(past), seen
+        self.padding = padding
         self.before = past[0].shape[2]
 
     def positions(self, T: int) -> Tensor:
@@ -145,8 +154,43 @@ class _Past:
         self.present[2 * layer : 2 * layer + 2] = k, v
         return k, v
 
+    def source(self, layer: int, make: object) -> tuple[Tensor, Tensor]:
+        """As of `SourceCache`."""
+        return self.seen[2 * layer], self.seen[2 * layer + 1]
+
     def advance(self, T: int) -> None:
         """The columns are counted by whoever runs the graph."""
+
+
+class _Seen:
+    """What a target's first token asks of a source: keys and values, which it only collects."""
+
+    length, padding = 0, None
+
+    def __init__(self) -> None:
+        self.pairs: list[Tensor] = []
+
+    def positions(self, T: int) -> Tensor:
+        """As of `Cache`."""
+        return torch.arange(T)[None]
+
+    def mask(self, T: int) -> None:
+        """As of `Cache`."""
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `Cache`."""
+        return k, v
+
+    def source(
+        self, layer: int, make: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """As of `SourceCache`."""
+        pair = make()
+        self.pairs += pair
+        return pair
+
+    def advance(self, T: int) -> None:
+        """As of `Cache`."""
 
 
 class _Traced(nn.Module):
@@ -184,7 +228,7 @@ class _Decoder(_Traced):
         }
 
     def forward(self, ids: Tensor, mask: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
-        kept = _Past(past, mask.bool())
+        kept = _Past(past, (1 - mask).sum(1))
         return (self.module(ids, kept), *kept.present)
 
 
@@ -210,6 +254,70 @@ class _Pictures(_Traced):
     def forward(self, pixels: Tensor) -> Tensor:
         found: Tensor = self.module(pixels)
         return found
+
+
+class _Source(_Traced):
+    """Of an encoder-decoder what reads the source: what each layer of the target looks at."""
+
+    inputs = _Encoder.inputs
+    dynamic = _Encoder.dynamic
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        layers = range(_Sizes(module).n_layers)
+        self.outputs = [f"present.{i}.encoder.{part}" for i in layers for part in ("key", "value")]
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        module: Any = self.module
+        real, seen = mask.bool(), _Seen()
+        start = torch.full_like(ids[:, :1], module.config.start_id)
+        module.decode(start, module.encode(ids, real), real, seen)
+        return tuple(seen.pairs)
+
+
+class _Target(_Traced):
+    """Of an encoder-decoder what writes the target."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        layers = range(_Sizes(module).n_layers)
+        own, seen = (
+            [f"{{}}.{i}.{side}.{part}" for i in layers for part in ("key", "value")]
+            for side in ("decoder", "encoder")
+        )
+        past = [name.format("past_key_values") for name in (*own, *seen)]
+        self.inputs = ["input_ids", "encoder_attention_mask", *past]
+        self.outputs = ["logits", *(name.format("present") for name in own)]
+        self.dynamic = {
+            "ids": {0: "batch", 1: "length"},
+            "mask": {0: "batch", 1: "source_length"},
+            "past": [{0: "batch", 2: "past_length"} for _ in own],
+            "seen": [{0: "batch", 2: "source_length"} for _ in seen],
+        }
+
+    def forward(
+        self, ids: Tensor, mask: Tensor, past: list[Tensor], seen: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        module: Any = self.module
+        kept = _Past(past, torch.zeros_like(ids[:, 0]), seen)
+        logits = module.decode(ids, None, mask.bool(), kept)
+        return (logits, *kept.present)
+
+
+def _graphs(module: nn.Module) -> list[tuple[str, _Traced, dict[str, Any]]]:
+    """Files of graphs, the module as each sees it, and examples of what it is called with."""
+    if not isinstance(module, EncoderDecoder):
+        return [(GRAPH, *_traced(module))]
+    B, T, P, S = 2, 3, 5, 7
+    sizes = _Sizes(module)
+    ids, mask = torch.ones(B, S, dtype=torch.long), torch.ones(B, S, dtype=torch.long)
+    past, seen = (
+        [torch.zeros(B, sizes.heads, columns, sizes.d_head) for _ in range(2 * sizes.n_layers)]
+        for columns in (P, S)
+    )
+    source = {"ids": ids, "mask": mask}
+    target = {"ids": torch.ones(B, T, dtype=torch.long), "mask": mask, "past": past, "seen": seen}
+    return [(ENCODER, _Source(module), source), (DECODER, _Target(module), target)]
 
 
 def _traced(module: nn.Module) -> tuple[_Traced, dict[str, Any]]:
@@ -295,6 +403,23 @@ def _quietly(model: Model) -> Iterator[None]:
             ) from error
         finally:
             logging.disable(logging.NOTSET)
+
+
+class _Both:
+    """The two graphs of an encoder-decoder, opened by ONNX Runtime."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def encode(self, text: str) -> None:
+        return None
+
+    def logits(self, *inputs: Tensor) -> Tensor:
+        found: Tensor = self.module(*inputs)
+        return found
+
+    def greedy(self, ids: Sequence[int], new: int) -> list[int]:
+        return greedy(self.module, list(ids), new)
 
 
 class _Session:
