@@ -68,6 +68,8 @@ class AlibiEncoder(Encoder):
         place = torch.arange(real.shape[1], device=real.device)
         distance = (place[:, None] - place[None, :]).abs()  # (T, S)
         bias = -self.slopes[:, None, None] * distance  # (H, T, S)
+        if torch.is_autocast_enabled(real.device.type):  # once, not by each layer
+            bias = bias.to(torch.get_autocast_dtype(real.device.type))
         return bias.masked_fill(~real[:, None, None, :], -math.inf)
 
     @classmethod
