@@ -1,13 +1,14 @@
 """Exercises of closed form, made by rule: units, tenses, voices, spelling, opposites, forms.
 
 A small model meets each skill a few dozen times in the instructions at hand, too seldom to learn
-it. Here are sentences of 47 verbs and their rules, so that it has to learn how a sentence is turned
-and cannot know it by heart. What a question that is held out asks about (a word, a quantity, a
-sentence) is asked about in no exercise.
+it. Here are sentences of 170 verbs and of nouns that stand in a text, so that it has to learn how a
+sentence is turned and what is copied, and cannot know it by heart. What a question that is held out
+asks about (a word, a quantity, a sentence) is asked about in no exercise.
 """
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,13 @@ class Drill(NamedTuple):
     asked: str
     question: str
     answer: str
+
+
+class Words(NamedTuple):
+    """What exercises are about besides what stands here: nouns, and words to be spelt."""
+
+    nouns: Sequence[str]
+    spelt: Sequence[str]
 
 
 class Subject(NamedTuple):
@@ -120,6 +128,17 @@ wear wears wore worn wearing: a hat, the red dress, new shoes
 win wins won won winning: the race, a prize, the match
 write writes wrote written writing: a letter, the book, a short poem""".splitlines()
 ]
+# regular, of anything; forms by rule
+REGULAR = """\
+accept admire answer approve arrange attack attend avoid borrow cause celebrate change check climb
+complete consider count cover create cross decorate defend delay deliver describe design destroy
+develop display divide earn elect enjoy enter examine expect explore film finish follow gather guard
+guide handle hate hunt ignore improve include inspect introduce join judge kick lift limit like list
+load lock love mark measure mention miss move need notice offer order own pack pass perform pick
+place praise prepare present produce promise protect publish pull push raise reach receive recommend
+record reduce refuse remember remove rent repair replace report request rescue return review save
+search select serve share sign solve start store support surprise test thank touch train treat trust
+turn use value want warn waste welcome wish"""
 MANY = frozenset(
     """bags beds birds books clothes coins cookies circles dishes flowers guests jewels keys papers
     photos plans police presents rules seats seeds shoes stamps stars students tickets
@@ -213,25 +232,28 @@ UNITS = [
     ("feet", "inches", 12),
     ("yards", "feet", 3),
 ]
+BESIDE = ["", "", "", " every day", " at home", " in the morning", " with a friend", " on Sundays"]
+OFTEN, NOUN = 5, 0.4  # times that a noun stands in a text; how much of them at a phrase's end
 TENSES = """past present-perfect past-perfect future future-perfect present-continuous
 past-continuous future-continuous""".split()
 
 
-def drills(count: int, held: Sequence[str], seed: int = 0) -> list[Messages]:
+def drills(count: int, held: Sequence[str], text: str = "", *, seed: int = 0) -> list[Messages]:
     """Exercises, none twice, as conversations of a question and its answer.
 
     Args:
         count: how many.
+        text: whose nouns and words they are about.
         held: questions that are held out. None of them is asked, nor anything about a word, a
             quantity or a sentence that stands in one.
         seed: of what is drawn.
     """
-    rng = random.Random(seed)
-    out = words(" ".join(held))
+    rng, taken = random.Random(seed), words_of(text)
+    out = plain(" ".join(held))
     found: dict[str, str] = {}
     while len(found) < count:
-        drill = rng.choice(KINDS)(rng)
-        if words(drill.asked) not in out:
+        drill = rng.choice(KINDS)(rng, taken)
+        if plain(drill.asked) not in out:
             found.setdefault(drill.question, drill.answer)
     return [
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -239,12 +261,31 @@ def drills(count: int, held: Sequence[str], seed: int = 0) -> list[Messages]:
     ]
 
 
-def words(text: str) -> str:
+def words_of(text: str) -> Words:
+    """Nouns: what "the" stands before and a preposition, a verb or a stop behind; often enough.
+
+    And words of five letters or more. Plurals in -s are left out.
+    """
+    seen = Counter(re.findall(r"\bthe ([a-z]{3,}[a-rt-z])(?= )", text))
+    last = Counter(re.findall(r"\bthe ([a-z]{3,}[a-rt-z])(?= (?:of|was|is|in|and|to|,|\.) )", text))
+    nouns = [word for word, count in last.items() if count >= OFTEN and count > NOUN * seen[word]]
+    spelt = Counter(re.findall(r"\b[a-z]{5,}\b", text))
+    return Words(nouns, [word for word, count in spelt.items() if count >= 6 * OFTEN])
+
+
+def regular(base: str) -> Verb:
+    """The forms of a regular verb."""
+    stem = base.removesuffix("e")
+    third = f"{base}es" if base.endswith(("s", "sh", "ch", "x")) else f"{base}s"
+    return Verb(base, third, f"{stem}ed", f"{stem}ed", f"{stem}ing")
+
+
+def plain(text: str) -> str:
     """A text's words in lower case, a space before and behind each."""
     return " ".join(["", *re.findall(r"\w+", text.lower()), ""])
 
 
-def conversion(rng: random.Random) -> Drill:
+def conversion(rng: random.Random, words: Words) -> Drill:
     """A quantity in another unit, from the larger to the smaller or the other way."""
     large, small, factor = rng.choice(UNITS)
     number = rng.choice([rng.randint(1, 20), 5 * rng.randint(1, 20), 50 * rng.randint(1, 20)])
@@ -268,7 +309,7 @@ def quantity(number: float, unit: str) -> str:
     return f"{number:.10g} {unit}" if isinstance(number, float) else f"{number} {unit}"
 
 
-def temperature(rng: random.Random) -> Drill:
+def temperature(rng: random.Random, words: Words) -> Drill:
     """Degrees, of Celsius in Fahrenheit or Kelvin."""
     degrees = 5 * rng.randint(-8, 60)
     given = f"{degrees} degrees Celsius"
@@ -282,7 +323,7 @@ def temperature(rng: random.Random) -> Drill:
     return Drill(given, question, f"{given} is {result}.")
 
 
-def power(rng: random.Random) -> Drill:
+def power(rng: random.Random, words: Words) -> Drill:
     """A square, a cube or the root of one."""
     n = rng.randint(2, 30)
     what, of, result = rng.choice(
@@ -292,9 +333,10 @@ def power(rng: random.Random) -> Drill:
     return Drill(asked, f"What is the {asked}?", f"The {asked} is {result}.")
 
 
-def tense(rng: random.Random) -> Drill:
+def tense(rng: random.Random, words: Words) -> Drill:
     """A sentence of the present in another tense."""
-    subject, verb, what = sentence(rng)
+    subject, verb, what = sentence(rng, words)
+    what += rng.choice(BESIDE)
     given, wanted = said(subject, verb, what, "present"), rng.choice(TENSES)
     name = wanted.replace("-", " ")
     question = rng.choice(
@@ -309,9 +351,9 @@ def tense(rng: random.Random) -> Drill:
     return Drill(given, f"{question}\n\n{given}", said(subject, verb, what, wanted))
 
 
-def voice(rng: random.Random) -> Drill:
+def voice(rng: random.Random, words: Words) -> Drill:
     """A sentence in the passive, or back in the active voice."""
-    subject, verb, what = sentence(rng)
+    subject, verb, what = sentence(rng, words)
     when = rng.choice(["present", "past", "future", "present-perfect"])
     active, passive = said(subject, verb, what, when), suffered(subject, verb, what, when)
     if rng.random() < 0.5:
@@ -340,9 +382,10 @@ def voice(rng: random.Random) -> Drill:
     return Drill(given, f"{question}\n\n{given}", answer)
 
 
-def turned(rng: random.Random) -> Drill:
+def turned(rng: random.Random, words: Words) -> Drill:
     """A statement as a question or denied."""
-    subject, verb, what = sentence(rng)
+    subject, verb, what = sentence(rng, words)
+    what += rng.choice(BESIDE)
     when = rng.choice(["present", "past", "future", "present-perfect", "present-continuous"])
     given = said(subject, verb, what, when)
     auxiliary, rest = parts(subject, verb, when)
@@ -367,9 +410,10 @@ def turned(rng: random.Random) -> Drill:
     return Drill(given, f"{question}\n\n{given}", answer)
 
 
-def agreement(rng: random.Random) -> Drill:
+def agreement(rng: random.Random, words: Words) -> Drill:
     """A sentence whose verb does not go with its subject, mended; one in five is right already."""
-    subject, verb, what = sentence(rng)
+    subject, verb, what = sentence(rng, words)
+    what += rng.choice(BESIDE)
     when = rng.choice(["present", "past-continuous", "present-continuous", "present-perfect"])
     right = said(subject, verb, what, when)
     number = "many" if subject.person == "one" else "one"
@@ -387,10 +431,10 @@ def agreement(rng: random.Random) -> Drill:
     return Drill(given, f"{question}\n\n{given}", right)
 
 
-def reported(rng: random.Random) -> Drill:
+def reported(rng: random.Random, words: Words) -> Drill:
     """What somebody said, in indirect speech."""
     name, pronoun = rng.choice(SPEAKERS)
-    _, verb, what = sentence(rng)
+    _, verb, what = sentence(rng, words)
     feeling = rng.choice("busy cold happy hungry late lost ready sad sick sorry thirsty".split())
     claim, told = rng.choice(
         [
@@ -411,9 +455,9 @@ def reported(rng: random.Random) -> Drill:
     return Drill(claim, f"{question}\n\n{given}", f"{name} said that {pronoun} {told}.")
 
 
-def spelling(rng: random.Random) -> Drill:
+def spelling(rng: random.Random, words: Words) -> Drill:
     """A word with a letter too many, too few, or two that changed places."""
-    word = rng.choice(SPELLED)
+    word = rng.choice(rng.choice([SPELLED, words.spelt or SPELLED]))
     wrong = misspelt(word, rng)
     if rng.random() < 0.5:
         frame = rng.choice(
@@ -459,7 +503,7 @@ def misspelt(word: str, rng: random.Random) -> str:
             return wrong
 
 
-def opposite(rng: random.Random) -> Drill:
+def opposite(rng: random.Random, words: Words) -> Drill:
     """A word that means the opposite."""
     word, other = rng.choice(OPPOSITES)
     what, of = rng.choice([("opposite", "of"), ("antonym", "of"), ("antonym", "for")])
@@ -473,7 +517,7 @@ def opposite(rng: random.Random) -> Drill:
     return Drill(word, question, f"{answer} is '{other}'.")
 
 
-def form(rng: random.Random) -> Drill:
+def form(rng: random.Random, words: Words) -> Drill:
     """A form of a verb, a noun or an adjective."""
     verb, _ = rng.choice(ACTIONS)
     noun, many = rng.choice(PLURALS)
@@ -496,10 +540,18 @@ def form(rng: random.Random) -> Drill:
     )
 
 
-def sentence(rng: random.Random) -> tuple[Subject, Verb, str]:
+def sentence(rng: random.Random, words: Words) -> tuple[Subject, Verb, str]:
     """Who does what to what."""
     verb, objects = rng.choice(ACTIONS)
-    return rng.choice(rng.choice([PRONOUNS, PERSONS, PERSONS])), verb, rng.choice(objects)
+    subject, what = rng.choice(rng.choice([PRONOUNS, PERSONS])), rng.choice(objects)
+    if words.nouns and rng.random() < 0.7:
+        verb = rng.choice([verb, regular(rng.choice(REGULAR.split()))])
+        article = rng.choice(["the", "the", "his", "her", "my", "their", "this"])
+        what = f"{article} {rng.choice(words.nouns)}"
+        if rng.random() < 0.5:
+            noun = rng.choice(words.nouns)
+            subject = Subject(f"The {noun}", f"the {noun}", "one")
+    return subject, verb, what
 
 
 def said(subject: Subject, verb: Verb, what: str, when: str) -> str:
@@ -545,7 +597,7 @@ def lowered(name: str) -> str:
     return name if name == "I" or name in NAMES else name[0].lower() + name[1:]
 
 
-KINDS: list[Callable[[random.Random], Drill]] = [
+KINDS: list[Callable[[random.Random, Words], Drill]] = [
     conversion, conversion, temperature, power, tense, tense, voice, voice, turned, agreement,
     reported, spelling, opposite, form,
 ]  # fmt: skip

@@ -36,8 +36,8 @@ SEEDS, USERS = "self_instruct_seed_tasks.jsonl", "self_instruct_user_oriented_25
 ROLES, T0 = "gpteacher_roleplay.json", "t0_train_50k.jsonl.gz"
 TEST, VALIDATION = 20, 25  # classes below these, of 100
 REVIEWS, LINES = 20_000, 2000  # of IMDb; read at once
-OFTEN = 4  # an epoch reads what is not T0's
-DRILLS = 20_000  # exercises that an epoch reads
+OFTEN = 2  # an epoch reads what is not T0's
+DRILLS = 60_000  # exercises that an epoch reads
 MOST_T0 = 1200  # characters of a prompt of T0 with its answer: most others are whole articles
 # what has one right answer, by how an instruction of Raschka's begins or what it asks for
 CLOSED = re.compile(
@@ -69,7 +69,8 @@ class Instruct(InstructionTuning):
         told = list(self.conversations("train"))
         others = told[: len(told) - len(read(T0))]
         held = [one for split in ("validation", "test") for one in self.closed(split)]
-        exercises = drills(DRILLS, [question_of(messages) for messages in held])
+        asked = [question_of(messages) for messages in held]
+        exercises = drills(DRILLS, asked, wikipedia("train"))
         return [*told, *(OFTEN - 1) * others, *exercises]
 
     def closed(self, split: str) -> Sequence[Messages]:
