@@ -104,6 +104,31 @@ def test_tenses(when: str, person: str, sentence: str) -> None:
     assert made.said(made.Subject("They", "them", person), sing, "a song", when) == sentence
 
 
+def test_nouns_and_words_of_a_text() -> None:
+    text = "the tower was old . " * 6 + "the tall house of the tower , " * 6 + "unusual words " * 40
+    found = made.words_of(text + "the ships were lost . " * 9 + "the rare of the bell .")
+    assert set(found.nouns) == {"tower"}  # what is not seldom, no adjective, no plural
+    assert set(found.spelt) == {"unusual", "words"}
+    asked = " ".join(one[0]["content"] for one in made.drills(2000, ["Change: the tower."], text))
+    assert "the tower" in asked.lower()
+    told = made.drills(2000, ["What is the plural of 'unusual'?"], text)
+    assert not any("'unusual'" in one[1]["content"] for one in told)
+
+
+@pytest.mark.parametrize(
+    ("base", "forms"),
+    [
+        ("watch", "watches watched watched watching"),
+        ("miss", "misses missed missed missing"),
+        ("improve", "improves improved improved improving"),
+        ("review", "reviews reviewed reviewed reviewing"),
+        ("destroy", "destroys destroyed destroyed destroying"),
+    ],
+)
+def test_forms_of_regular_verbs(base: str, forms: str) -> None:
+    assert made.regular(base) == made.Verb(base, *forms.split())
+
+
 def test_words_misspelt_have_one_mistake() -> None:
     rng = random.Random(0)
     for word in made.SPELLED:
