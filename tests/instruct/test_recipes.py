@@ -107,7 +107,7 @@ def test_what_is_in_the_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     t0 = [m for m in parts["train"] if question_of(m).startswith("Is it")]
     assert len(t0) == len(WORDS) and t0[0][1]["content"] == "yes"
     learned = task.learned()  # what is not T0's more often
-    assert len(learned) == 4 * (len(parts["train"]) - len(t0)) + len(t0)
+    assert len(learned) == 2 * (len(parts["train"]) - len(t0)) + len(t0)
     assert {question_of(m) for m in learned} == questions["train"]
     monkeypatch.setattr(data, "DRILLS", 30)
     assert len(task.learned()) == len(learned) + 30
