@@ -31,6 +31,8 @@ def test_the_ten_are_there() -> None:
 def test_folder_is_complete_and_small(name: str) -> None:
     card = zoo.info(name)
     read = set(FILES) - ({"tokenizer.json"} if card.pipeline == "image-classification" else set())
+    if card.task in ("instruct", "preferences"):
+        read |= {"tokenizer_config.json"}  # the template of its conversations
     assert read <= {path.name for path in card.folder.iterdir()}
     assert set(card.files) == read - {"README.md"}
     assert card.files[WEIGHTS].bytes < 8e6
