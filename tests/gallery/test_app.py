@@ -175,7 +175,9 @@ def test_a_page_that_cannot_be_built_is_a_red_card(monkeypatch: pytest.MonkeyPat
     assert said in html_of(demo, "rope-lm")
     assert html_of(demo, "").count(said) == 1
     assert "broken" not in html_of(demo, "alibi-lm")
-    hidden = [part for part in demo.get_config_file()["components"] if "half" in str(part["props"])]
+    hidden = [
+        part for part in demo.get_config_file()["components"] if "half a page" in str(part["props"])
+    ]
     assert len(hidden) == 1
 
 

@@ -139,7 +139,8 @@ def test_the_page(app: "App", page: Page, flaws: "Flaws", tmp_path: Path) -> Non
     message.fill("Who was <b>it</b> ?")
     page.get_by_role("button", name="Send").click()
     expect(message).to_have_value("")
-    chat = Chat(zoo.load(NAME), temperature=0, top_p=0.9, max_new_tokens=8, seed=1)
+    tuned, _ = talkers(Gallery())  # the page begins with one that has learned to answer
+    chat = Chat(zoo.load(tuned[0].name), temperature=0, top_p=0.9, max_new_tokens=8, seed=1)
     answer = chat.say("Who was <b>it</b> ?")
     expect(log).to_contain_text(answer.split("\n")[0])
     expect(log).to_contain_text("Who was <b>it</b> ?")  # as it was typed
