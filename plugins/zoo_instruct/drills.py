@@ -1,7 +1,7 @@
 """Exercises of closed form, made by rule: units, tenses, voices, spelling, opposites, forms.
 
 A small model meets each skill a few dozen times in the instructions at hand, too seldom to learn
-it. Here are sentences of 170 verbs and of nouns that stand in a text, so that it has to learn how a
+it. Here are sentences of 174 verbs and of nouns that stand in a text, so that it has to learn how a
 sentence is turned and what is copied, and cannot know it by heart. What a question that is held out
 asks about (a word, a quantity, a sentence) is asked about in no exercise.
 """
@@ -243,9 +243,9 @@ def drills(count: int, held: Sequence[str], text: str = "", *, seed: int = 0) ->
 
     Args:
         count: how many.
-        text: whose nouns and words they are about.
         held: questions that are held out. None of them is asked, nor anything about a word, a
             quantity or a sentence that stands in one.
+        text: whose nouns and words they are about.
         seed: of what is drawn.
     """
     rng, taken = random.Random(seed), words_of(text)

@@ -302,10 +302,10 @@ def test_a_classifier_is_measured_and_not_explained_in_an_engine(
     ("ref", "engine", "words"),
     [
         ("rope-lm", "onx", "Unknown engine 'onx'. There is: onnx, onnx-int8, llama.cpp"),
-        ("imdb-encoder", "llama.cpp", "imdb-encoder is a text-classification model"),
-        ("seq2seq-en-de", "llama.cpp", "seq2seq-en-de is a translation model"),
-        ("tiny-captioner", "onnx", "tiny-captioner is a image-to-text model"),
-        ("tiny-clip", "onnx", "tiny-clip is a zero-shot-image-classification model"),
+        ("imdb-encoder", "llama.cpp", "imdb-encoder is for text-classification"),
+        ("seq2seq-en-de", "llama.cpp", "seq2seq-en-de is for translation"),
+        ("tiny-captioner", "onnx", "tiny-captioner is for image-to-text"),
+        ("tiny-clip", "onnx", "tiny-clip is for zero-shot-image-classification"),
         ("relative-lm", "llama.cpp", "architecture of relative-lm, RelativeDecoder"),
     ],
 )

@@ -143,7 +143,7 @@ def _require(found: Found, name: str) -> None:
     pipelines = ENGINES[name].pipelines
     if card.pipeline not in pipelines:
         raise InputError(
-            f"{card.name} is a {card.pipeline} model, and engine={name!r} computes models of "
+            f"{card.name} is for {card.pipeline}, and engine={name!r} computes models for "
             f"{', '.join(pipelines)}: leave engine out"
         )
     if card.pipeline in WRITING and "cache" not in arguments(architecture):
