@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.conversation import asked
 from zoo.data import PICTURED
 from zoo.errors import InputError, ZooError
 
@@ -242,8 +243,10 @@ def _read(line: bytes, column: str) -> dict[str, Any]:
 
 def _called(model: "Model", given: list[str], options: dict[str, Any]) -> list[dict[str, Any]]:
     """The answer to each text; where one of them is refused, one by one."""
+    writes = model.pipeline == "text-generation"
+    prompts = [asked(model, text) for text in given] if writes else given
     try:
-        return [{ANSWER: _plain(answer)} for answer in model(given, **options)]
+        return [{ANSWER: _plain(answer)} for answer in model(prompts, **options)]
     except ZooError as error:
         if len(given) == 1:
             return [{ERROR: str(error)}]

@@ -266,6 +266,16 @@ def answer_end(template: Template, tokenizer: "Tokenizer") -> tuple[int | None, 
     return None, words
 
 
+def asked(model: "Model", text: str) -> str | list[dict[str, str]]:
+    """A text as a model is called with it: a message, if it has a chat template of its own."""
+    return text if model.template is None else messages_of(text)
+
+
+def messages_of(text: str) -> list[dict[str, str]]:
+    """The conversation that a text begins."""
+    return [{"role": "user", "content": text}]
+
+
 def template_of(model: "Model") -> Template | None:
     """A model's own template: of its folder, or of its base's where it is an adapter; else None."""
     found = (read(folder) for folder in _folders(model))

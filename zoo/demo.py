@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 import zoo
+from zoo.conversation import asked
 from zoo.data import PAIRED, PICTURED
 from zoo.drawings import drawing
 from zoo.errors import MissingExtraError, ZooError
@@ -97,7 +98,9 @@ def answer(model: "Model", prompt: str) -> str:
     if model.pipeline in PAIRED:
         return f" → {model(prompt, num_beams=4)}"
     if model.pipeline == "text-generation":
-        return str(model(prompt, return_full_text=False, **SAMPLING)).rstrip()
+        given = asked(model, prompt)
+        said = str(model(given, return_full_text=False, **SAMPLING)).rstrip()
+        return said if given is prompt else f" → {said}"
     found = model(prompt, top_k=2) if model.pipeline == "text-classification" else []
     return f"  {likely(found)}".rstrip()
 

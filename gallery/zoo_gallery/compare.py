@@ -11,6 +11,7 @@ import gradio as gr
 
 from zoo import Card, Model
 from zoo.charts import Point, lengths, lengths_of, svg, trained_length
+from zoo.conversation import asked
 from zoo.data import PAIRED
 from zoo.errors import InputError, ZooError
 from zoo.evaluation.compare import compare as measure
@@ -18,8 +19,7 @@ from zoo.evaluation.study import find_study, studies
 from zoo.folder import CONFIG, read_config
 from zoo.generation import GenerationOptions, stream
 from zoo.numbers import titled, with_error
-from zoo.pipelines import encode
-from zoo.pipelines.text_generation import Pieces
+from zoo.pipelines.text_generation import Pieces, Writing
 from zoo_gallery.markup import figure, heading, listed, paragraph, table
 from zoo_gallery.snippets import reference
 from zoo_gallery.state import COMPUTE, Gallery
@@ -204,30 +204,32 @@ def _another(column: Column, writer: Iterator[tuple[str, int]]) -> bool:
     return True
 
 
-def written(parts: Sequence[tuple[Iterator[int], Pieces]]) -> Iterator[tuple[str, int]]:
+def written(parts: Sequence[tuple[Iterator[int], Writing]]) -> Iterator[tuple[str, int]]:
     """Pieces of text, each with how many tokens it took."""
-    for number, (tokens, pieces) in enumerate(parts):
+    for number, (tokens, writing) in enumerate(parts):
         if number:
             yield " ", 0
         for token in tokens:
-            yield pieces.push(token), 1
-        if rest := pieces.rest():
+            yield writing.push(token), 1
+            if writing.stopped:
+                break
+        if rest := writing.rest():
             yield rest, 0
 
 
 def writing(
     model: Model, prompt: str, options: GenerationOptions
-) -> list[tuple[Iterator[int], Pieces]]:
+) -> list[tuple[Iterator[int], Writing]]:
     """The tokens as they are written, and what makes text of them; for each part of a source."""
     pipeline = model.called
     if model.pipeline in PAIRED:
         most = getattr(model.module, "max_len", None) or options.max_new_tokens or 1
         length = min(most, options.max_new_tokens or most)
-        parts: Any = pipeline.streams(prompt, replace(options, max_new_tokens=length))
-        return list(parts)
-    ids = encode(pipeline.tokenizer, prompt)
-    tokens = stream(pipeline.module, ids, options, end_id=pipeline.end_id)
-    return [(tokens, Pieces(pipeline.tokenizer, ids))]
+        parts = pipeline.streams(prompt, replace(options, max_new_tokens=length))
+        return [(tokens, Writing(pieces)) for tokens, pieces in parts]
+    read = pipeline.read(asked(model, prompt))
+    tokens = stream(pipeline.module, read.ids, options, end_id=read.end_id)
+    return [(tokens, Writing(Pieces(pipeline.tokenizer, read.ids), read.stop))]
 
 
 def lengths_part(cards: Sequence[Card]) -> str:

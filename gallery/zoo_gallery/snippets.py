@@ -3,7 +3,8 @@
 import shlex
 from collections.abc import Mapping
 
-from zoo import Card
+from zoo import Card, conversation
+from zoo.conversation import messages_of
 from zoo.data import PAIRED, PICTURED
 from zoo.registry import registry
 
@@ -21,7 +22,7 @@ def python_snippet(card: Card) -> str:
     """A Python script that loads the model and calls it with the example of its card."""
     lines = ["import zoo", "", f"model = zoo.load({literal(reference(card))})"]
     if (text := example(card)) is not None:
-        arguments = [literal(text)]
+        arguments = [str(messages_of(text)) if answers(card) else literal(text)]
         arguments += [f"{name}={value}" for name, value in SAMPLING.get(card.pipeline, {}).items()]
         if card.pipeline == TOLD:
             arguments.append(f"labels=[{', '.join(map(literal, example_labels(card)))}]")
@@ -102,6 +103,11 @@ def example_labels(card: Card) -> list[str]:
     """Labels to try a model with that is told them: the example of its card, commas between."""
     found = [label.strip() for label in (card.example or "").split(",") if label.strip()]
     return found or list(LABELS)
+
+
+def answers(card: Card) -> bool:
+    """Whether the model has learned to answer messages."""
+    return card.pipeline == "text-generation" and conversation.read(card.folder) is not None
 
 
 def literal(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli import output
+from zoo.conversation import asked
 from zoo.data import PICTURED
 from zoo.errors import InputError
 from zoo.numbers import plural
@@ -63,6 +64,9 @@ TOLD = {"labels", "template", "negative_labels", "prompts"}  # to models of pict
 def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     """Let a model go on from a text, or say what it makes of it.
 
+    One that has learned to answer, with a chat template of its own, is asked: the PROMPT is a
+    message, and the answer is written alone.
+
     Without a PROMPT, or with -, it is read from standard input. Unless an option says otherwise,
     each token is the most likely one. A model that classifies shows its labels, or the --top-k
     best; the PROMPT of one that reads pictures is a file. One of pictures and texts is told the
@@ -111,13 +115,14 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
         return _make(model, prompt, given, as_json)
     if model.pipeline != "text-generation":
         return _say(model, prompt, given, as_json)
+    asking = asked(model, prompt)
     draft = None
     if "draft" in given:
         from zoo.speculation import Draft
 
         draft = given["draft"] = Draft(zoo.load(given["draft"]))
     if as_json:
-        facts = {"model": model.name, "prompt": prompt, "generated_text": model(prompt, **given)}
+        facts = {"model": model.name, "prompt": prompt, "generated_text": model(asking, **given)}
         if draft is not None:
             facts["draft"] = {
                 "model": draft.model.name,
@@ -127,14 +132,15 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
             }
         return output.print_json(facts)
     if given.get("num_return_sequences", 1) > 1:
-        for text in model(prompt, **given):
+        for text in model(asking, **given):
             click.echo(text)
         return None
     if given.get("num_beams", 1) > 1:  # what comes first is known only at the end
-        pieces = iter([model(prompt, return_full_text=False, **given)])
+        pieces = iter([model(asking, return_full_text=False, **given)])
     else:
-        pieces = model(prompt, stream=True, return_full_text=False, **given)
-    click.echo(output.styled(prompt, bold=True), nl=False)
+        pieces = model(asking, stream=True, return_full_text=False, **given)
+    if asking is prompt:
+        click.echo(output.styled(prompt, bold=True), nl=False)
     try:
         for piece in pieces:
             click.echo(piece, nl=False)

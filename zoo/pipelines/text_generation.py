@@ -1,9 +1,13 @@
-"""Text generation: a prompt, and the text that goes on from it."""
+"""Text generation: a text and what goes on from it, or a conversation and its answer."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from zoo import conversation
+from zoo.conversation import Messages, Template
 from zoo.errors import InputError
 from zoo.generation import GenerationOptions, generate, stream
 from zoo.pipelines import encode, tokenizer_of
@@ -17,9 +21,28 @@ if TYPE_CHECKING:
 
 PARTIAL = "\ufffd"  # what a decoder writes for a character whose bytes are not all there
 
+Prompt = str | Messages
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A prompt as a model reads it.
+
+    Attributes:
+        ids: its tokens.
+        text: what the text goes on from; nothing where a conversation is answered.
+        end_id: the token that ends what is written.
+        stop: texts that end it, and are no part of it.
+    """
+
+    ids: list[int]
+    text: str
+    end_id: int | None
+    stop: tuple[str, ...]
+
 
 class TextGeneration:
-    """Calls a decoder with text.
+    """Calls a decoder with text, or with a conversation.
 
     Args:
         model: a model whose module gives next-token logits, with its tokenizer.
@@ -36,19 +59,20 @@ class TextGeneration:
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt | Sequence[Prompt],
         *,
         stream: bool = False,
         return_full_text: bool = True,
         draft: "Draft | Model | str | None" = None,
         **options: Any,
     ) -> str | list[str] | list[list[str]] | Iterator[str]:
-        """Continue a text, or several in one batch.
+        """Continue a text, or answer a conversation; or several in one batch.
 
         Args:
-            prompt: the text, or a list of texts.
+            prompt: the text; or messages such as `[{"role": "user", "content": "Hello"}]`, written
+                with the model's own chat template; or a list of either.
             stream: give pieces as they are written; joined they are what is returned without.
-            return_full_text: put the prompt before what was written.
+            return_full_text: put the text before what was written; an answer stands alone.
             draft: a smaller model with the same tokenizer, which drafts what this one then reads
                 several tokens at a time: for one prompt and one answer. Greedily the text is the
                 same, drawn it is one of the same chances. See `zoo.speculation`.
@@ -60,7 +84,8 @@ class TextGeneration:
 
         Raises:
             InputError: an empty prompt, an unknown option or a value out of range; a draft with
-                another tokenizer, or for several texts.
+                another tokenizer, or for several texts; no conversation, or a model without a
+                template for one.
             ContextLengthError: more tokens than the model has positions.
         """
         settings = GenerationOptions.from_dict(options)
@@ -70,31 +95,67 @@ class TextGeneration:
                 "A draft helps to write one text from left to right: leave out num_beams and "
                 "num_return_sequences, or draft"
             )
-        if isinstance(prompt, list | tuple):
+        if several := isinstance(prompt, list | tuple) and not is_conversation(prompt):
             if helper is not None:
                 raise InputError("A draft helps with one text: give one prompt, not a list")
             if stream:
                 raise InputError("stream=True writes one text: give one prompt, not a list")
-            return self._texts(prompt, settings, return_full_text)
-        if stream:
-            return self._pieces(prompt, settings, return_full_text, helper)  # type: ignore[arg-type]
-        if helper is not None:
-            return "".join(self._pieces(prompt, settings, return_full_text, helper))  # type: ignore[arg-type]
-        return self._texts([prompt], settings, return_full_text)[0]  # type: ignore[list-item]
+        prompts: Sequence[Any] = prompt if several else [prompt]
+        read = [self.read(one, settings.stop) for one in prompts]
+        if not return_full_text:
+            read = [dataclasses.replace(one, text="") for one in read]
+        if stream or helper is not None:
+            pieces = self._pieces(read[0], settings, helper)
+            return pieces if stream else "".join(pieces)
+        answers = self._texts(read, settings)
+        return answers if several else answers[0]
+
+    def read(self, prompt: Prompt, stop: Sequence[str] = ()) -> Reading:
+        """What the model reads of a text or of a conversation.
+
+        Args:
+            prompt: as of a call.
+            stop: texts that end what is written.
+
+        Raises:
+            InputError: as of a call.
+        """
+        if not is_conversation(prompt):
+            return Reading(encode(self.tokenizer, prompt), str(prompt), self.end_id, tuple(stop))  # type: ignore[arg-type]
+        if self.template is None:
+            raise InputError(
+                f"{self.model.name} has no chat template of its own to read messages with: give it "
+                "a text, or zoo.Chat a template"
+            )
+        ids = conversation.prompt(self.template, self.tokenizer, prompt)  # type: ignore[arg-type]
+        end_id, ending = conversation.answer_end(self.template, self.tokenizer)
+        stops = (*stop, ending) if ending else tuple(stop)
+        return Reading(ids, "", self.end_id if end_id is None else end_id, stops)
+
+    @cached_property
+    def template(self) -> Template | None:
+        """The model's own chat template."""
+        return self.model.template
 
     def _texts(
-        self, prompts: Sequence[str], options: GenerationOptions, full: bool
+        self, read: Sequence[Reading], options: GenerationOptions
     ) -> list[str] | list[list[str]]:
-        ids = [encode(self.tokenizer, prompt) for prompt in prompts]
+        if len({(one.end_id, one.stop) for one in read}) > 1:
+            raise InputError("Texts and conversations end differently: give a list of one kind")
+        if read:
+            options = dataclasses.replace(options, stop=read[0].stop)
         written = generate(
-            self.module, ids, options, end_id=self.end_id, tokenizer=self.tokenizer
+            self.module,
+            [one.ids for one in read],
+            options,
+            end_id=read[0].end_id if read else self.end_id,
+            tokenizer=self.tokenizer,
         ).ids
         copies = options.num_return_sequences
         answers = []
-        for index, (prompt, prompt_ids) in enumerate(zip(prompts, ids, strict=True)):
-            start = prompt if full else ""
+        for index, one in enumerate(read):
             texts = [
-                start + self._continuation(prompt_ids, new_ids, options.stop)
+                one.text + self._continuation(one.ids, new_ids, one.stop)
                 for new_ids in written[index * copies : (index + 1) * copies]
             ]
             answers.append(texts)
@@ -123,13 +184,13 @@ class TextGeneration:
         return draft
 
     def _pieces(
-        self, prompt: str, options: GenerationOptions, full: bool, draft: "Draft | None" = None
+        self, read: Reading, options: GenerationOptions, draft: "Draft | None" = None
     ) -> Iterator[str]:
         """Check everything now, write when asked."""
-        ids = encode(self.tokenizer, prompt)
         without_stop = dataclasses.replace(options, stop=())  # seen here, in the text itself
-        tokens = stream(self.module, ids, without_stop, end_id=self.end_id, draft=draft)
-        return self.written(prompt if full else "", Pieces(self.tokenizer, ids), tokens, options)
+        tokens = stream(self.module, read.ids, without_stop, end_id=read.end_id, draft=draft)
+        options = dataclasses.replace(options, stop=read.stop)
+        return self.written(read.text, Pieces(self.tokenizer, read.ids), tokens, options)
 
     def written(
         self, start: str, pieces: "Pieces", tokens: Iterator[int], options: GenerationOptions
@@ -152,6 +213,11 @@ class TextGeneration:
                 return
         if piece := writing.rest():
             yield piece
+
+
+def is_conversation(prompt: Any) -> bool:
+    """Whether a prompt is a list of messages, not a text or a list of prompts."""
+    return isinstance(prompt, list | tuple) and any(isinstance(one, Mapping) for one in prompt)
 
 
 def end_id_of(model: "Model") -> int | None:

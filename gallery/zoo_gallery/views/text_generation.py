@@ -8,7 +8,7 @@ import gradio as gr
 from torch import nn
 
 from zoo import Card
-from zoo.pipelines import encode, tokenizer_of
+from zoo.conversation import asked
 from zoo_gallery.snippets import PROMPT, endpoint, example, reference
 from zoo_gallery.state import COMPUTE, Gallery
 from zoo_gallery.views import check_length, paced, telling
@@ -75,9 +75,10 @@ def writer(gallery: Gallery, card: Card) -> Callable[..., Iterator[str]]:
         with telling():
             check_length(prompt, gallery.limits.prompt_characters)
             model = gallery.models.get(name, lambda line: progress(None, desc=line))
-            length = len(encode(tokenizer_of(model), prompt))
+            given = asked(model, prompt)
+            length = len(model.called.read(given).ids)
             pieces = model(
-                prompt,
+                given,
                 temperature=temperature,
                 top_p=top_p,
                 top_k=int(top_k),
