@@ -7,20 +7,46 @@ this task: choose settings with a part of them held out.
 import gzip
 import json
 import random
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from zoo.data import from_hub, local_file
+from zoo.errors import RecipeError
+from zoo.evaluation.baseline import Tfidf
 from zoo.tasks import MaskedLanguageModeling, TextClassification
+from zoo.tasks.classification import Label
 
 REVISION = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"
 HELD_OUT, SMALL = 1000, 2000  # reviews
 
 
 class Imdb(TextClassification):
-    """Whole reviews; a line break of the page is one of the text."""
+    """Whole reviews; a line break of the page is one of the text.
+
+    Attributes:
+        objective: `unlabelled`, how many of the 50,000 reviews without a label are learned from
+            too. What is learned of them is how likely each label is to TF-IDF with logistic
+            regression, which has learned from the training split.
+    """
 
     splits = ("train", "test")
     labels = ("negative", "positive")
+    objective: Mapping[str, Any] = {"unlabelled": 0}
+
+    def training_examples(self) -> tuple[list[str], list[Label]]:
+        """The training split, and as many reviews without a label as the objective says."""
+        texts, labels = self.examples("train")
+        if not (count := self.objective["unlabelled"]):
+            return texts, [*labels]
+        found = [text for text, _ in read("unsupervised")]
+        if count not in range(1, len(found) + 1):
+            raise RecipeError(
+                f"[objective] unlabelled must be a whole number from 0 to {len(found)}, got {count}"
+            )
+        found = found[: int(count)]
+        likely = Tfidf(texts, labels)(found, len(self.labels)).tolist()
+        return [*texts, *found], [*labels, *likely]
 
     def examples(self, split: str) -> tuple[list[str], list[int]]:
         """The reviews of a split, in an order drawn once, since the files have them by label."""

@@ -716,6 +716,20 @@ def test_commands_of_the_guide_run(
         assert status == 0 and out, (line, err)
 
 
+def test_what_only_a_task_knows_does_not_hold_for_other_data(tmp_path: Path) -> None:
+    path, recipe = write(tmp_path / "my.csv", ROWS), tmp_path / "recipe.toml"
+    text = Path(zoo.info("imdb-encoder").folder, "recipe.toml").read_text()
+    text = re.sub(r"\[objective\]\n.*?\n\n", "", text, flags=re.S)
+    recipe.write_text(text.replace("[training]", "[objective]\nunlabelled = 5\n\n[training]", 1))
+    assert plan(recipe).objective == {"unlabelled": 5}
+    assert plan(recipe, data=path).objective == {}
+    pictures = Path(zoo.info("vit-cifar10").folder, "recipe.toml").read_text()
+    pictures = re.sub(r"\[objective\]\n.*?\n\n", "", pictures, flags=re.S)
+    smooth = "[objective]\nlabel_smoothing = 0.1\n\n[training]"
+    recipe.write_text(pictures.replace("[training]", smooth, 1))
+    assert plan(recipe, data=tmp_path).objective == {"label_smoothing": 0.1}
+
+
 def test_a_recipe_with_a_base_lets_its_lengths_be_changed(tmp_path: Path) -> None:
     path = write(tmp_path / "my.csv", ROWS)
     found = plan("imdb-encoder", data=path, max_seq_len=32, steps=3)

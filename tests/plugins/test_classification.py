@@ -11,7 +11,7 @@ import torch
 from toy_tasks import Colours
 
 import zoo
-from zoo.errors import DataNotFoundError, InputError, TrainingError
+from zoo.errors import DataNotFoundError, InputError, RecipeError, TrainingError
 from zoo.pipelines.reading import Reader
 from zoo.registry import registry, resolve
 from zoo.tasks.classification import (
@@ -121,6 +121,50 @@ def test_too_few_texts_or_labels_are_refused() -> None:
     rows = Reader(tokenizer, 4)(["a", "b"])
     with pytest.raises(TrainingError, match="all 2 training texts have one label"):
         ExampleBatches(rows, [1, 1], rows=1, seed=1, pad_id=0)
+
+
+def test_how_likely_a_label_is_can_be_learned() -> None:
+    tokenizer = build_tokenizer("a b c", {"kind": "word"})
+    mark_texts(tokenizer)
+    rows = Reader(tokenizer, 4)(["a", "b", "c"])
+    batches = ExampleBatches(rows, [1, (0.75, 0.25), (0.5, 0.5)], rows=3, seed=1, pad_id=0)
+    batch = batches(0)
+    expected = {rows[0].ids[-1]: 1.0, rows[1].ids[-1]: 0.25, rows[2].ids[-1]: 0.5}
+    found = zip(batch["ids"][:, -1].tolist(), batch["targets"][:, 1].tolist(), strict=True)
+    assert dict(found) == expected
+    logits = torch.tensor([[0.3, -1.0], [2.0, 0.5], [0.0, 0.1]])
+    loss = Colours().loss(lambda ids, real: logits, batch)  # type: ignore[arg-type]
+    by_hand = 0.0
+    for (no, yes), (p_no, p_yes) in zip(logits.tolist(), batch["targets"].tolist(), strict=True):
+        total = math.log(math.exp(no) + math.exp(yes))
+        by_hand -= p_no * (no - total) + p_yes * (yes - total)
+    assert float(loss) == pytest.approx(by_hand / 3)
+    with pytest.raises(TrainingError, match="all 3 training texts have one label"):
+        ExampleBatches(rows, [(0.5, 0.5)] * 3, rows=1, seed=1, pad_id=0)
+
+
+def test_reviews_without_labels_get_those_of_tfidf(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    import zoo_imdb.task as imdb
+
+    words = ("dull", "superb")
+    labelled = [(f"the {words[n % 2]} film {n}", n % 2) for n in range(40)]
+    others = [("what a superb film", -1), ("this dull film", -1), ("nothing of it", -1)]
+    monkeypatch.setattr(imdb, "read", {"train": labelled, "unsupervised": others}.__getitem__)
+    task = resolve(registry().tasks.get("imdb").target)()
+    assert task.training_examples() == task.examples("train")
+    task.set_objective({"unlabelled": 2})
+    texts, labels = task.training_examples()
+    assert texts[:40] == [text for text, _ in labelled]
+    assert labels[:40] == [n % 2 for n in range(40)]
+    assert texts[40:] == [text for text, _ in others[:2]]
+    assert labels[40][1] > 0.8 > 0.2 > labels[41][1]
+    assert all(sum(one) == pytest.approx(1) for one in labels[40:])
+    for wrong in (4, -1, 1.5):
+        task = resolve(registry().tasks.get("imdb").target)()
+        task.set_objective({"unlabelled": wrong})
+        with pytest.raises(RecipeError, match=rf"unlabelled must be .* from 0 to 3, got {wrong}"):
+            task.training_examples()
 
 
 def test_an_encoder_learns_is_measured_and_called(

@@ -1,7 +1,7 @@
 """TF-IDF with logistic regression: what a text classifier has to beat."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from zoo.evaluation.evaluate import check_sizes, choose
 from zoo.model import Model
 from zoo.registry import registry, resolve
 from zoo.tasks import TextClassification
-from zoo.tasks.classification import classification_scores
+from zoo.tasks.classification import Floats, classification_scores
 
 
 def tfidf_baseline(
@@ -47,11 +47,6 @@ def tfidf_baseline(
         InputError: another kind of task, other labels in `on`, or too little text.
         MissingExtraError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
-        from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError("The TF-IDF baseline", "hf") from error
     name = task if isinstance(task, str) else type(task).__name__
     found: Any = resolve(registry().tasks.get(task).target)() if isinstance(task, str) else task
     if not isinstance(found, TextClassification):
@@ -65,22 +60,58 @@ def tfidf_baseline(
     given, labels = found.examples("train")
     order = np.random.default_rng(seed).permutation(len(given))[:texts]
     started = time.monotonic()
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, words), min_df=2 if words > 1 else 1, sublinear_tf=True
+    baseline = Tfidf(
+        [given[place] for place in order], [labels[place] for place in order], words=words, C=C
     )
-    try:
-        features = vectorizer.fit_transform([given[place] for place in order])
-    except ValueError as error:  # no word is left
-        raise InputError(f"no TF-IDF baseline of {len(order)} texts: {error}") from error
-    model = LogisticRegression(C=C, max_iter=1000)
-    model.fit(features, [labels[place] for place in order])
     seconds = time.monotonic() - started
     measured, right = on.examples(split)
     measured, right = measured[:limit], right[:limit]
-    chances = np.zeros((len(measured), len(found.labels)))
-    chances[:, model.classes_] = model.predict_proba(vectorizer.transform(measured))
+    chances = baseline(measured, len(found.labels))
     scores = classification_scores(chances, np.asarray(right, dtype=np.int64), found.labels)
-    return {**scores, "seconds": seconds, "features": float(len(vectorizer.vocabulary_))}
+    return {**scores, "seconds": seconds, "features": float(baseline.features)}
+
+
+class Tfidf:
+    """TF-IDF with logistic regression, learned from labelled texts.
+
+    Args:
+        texts: to learn from.
+        labels: the number of each one's label.
+        words: as of `tfidf_baseline`, and `C` too.
+
+    Attributes:
+        features: how many words and runs of words are counted.
+
+    Raises:
+        InputError: too little text.
+        MissingExtraError: scikit-learn is not installed.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], labels: Sequence[int], *, words: int = 2, C: float = 10.0
+    ) -> None:
+        try:
+            from sklearn.feature_extraction.text import (  # type: ignore[import-untyped]
+                TfidfVectorizer,
+            )
+            from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise MissingExtraError("The TF-IDF baseline", "hf") from error
+        self.vectorizer = TfidfVectorizer(
+            ngram_range=(1, words), min_df=2 if words > 1 else 1, sublinear_tf=True
+        )
+        try:
+            features = self.vectorizer.fit_transform(texts)
+        except ValueError as error:  # no word is left
+            raise InputError(f"no TF-IDF baseline of {len(texts)} texts: {error}") from error
+        self.model = LogisticRegression(C=C, max_iter=1000).fit(features, labels)
+        self.features = len(self.vectorizer.vocabulary_)
+
+    def __call__(self, texts: Sequence[str], labels: int) -> Floats:
+        """The probability of each of so many labels for each text (N, L)."""
+        chances = np.zeros((len(texts), labels))
+        chances[:, self.model.classes_] = self.model.predict_proba(self.vectorizer.transform(texts))
+        return chances
 
 
 def baseline_of(

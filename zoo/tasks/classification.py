@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from zoo.model import Model
 
+Label = int | Sequence[float]  # its place in `labels`, or the probability of each of them
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 POOL = 32  # batches among which rows of like length are brought together
@@ -43,6 +44,14 @@ class TextClassification(BaseTask):
     def examples(self, split: str) -> tuple[Sequence[str], Sequence[int]]:
         """The texts of a split and the place in `labels` of each one's label."""
 
+    def training_examples(self) -> tuple[Sequence[str], Sequence[Label]]:
+        """The texts that are learned from, and the label of each or how likely each label is.
+
+        Those of the training split, unless a subclass knows more; what is likely is learned as
+        Hinton et al. 2015 do (arXiv:1503.02531, at temperature 1).
+        """
+        return self.examples("train")
+
     def build_tokenizer(self, settings: Mapping[str, Any]) -> "Tokenizer":
         """A tokenizer trained on the training split; texts begin with a token of their own."""
         tokenizer = build_tokenizer("\n".join(self.examples("train")[0]), settings)
@@ -60,8 +69,8 @@ class TextClassification(BaseTask):
     def batches(
         self, tokenizer: "Tokenizer", *, length: int, batch_tokens: int, seed: int
     ) -> "ExampleBatches":
-        """Texts of the training split, in an order drawn anew for each epoch."""
-        texts, labels = self.examples("train")
+        """Texts that are learned from, in an order drawn anew for each epoch."""
+        texts, labels = self.training_examples()
         return ExampleBatches(
             Reader(tokenizer, length, last_tokens(length))(texts),
             labels,
@@ -71,7 +80,7 @@ class TextClassification(BaseTask):
         )
 
     def loss(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Mean cross-entropy of the label, in nats."""
+        """Mean cross-entropy of the label, or of the probabilities, in nats."""
         logits = module(batch["ids"], batch["real"])  # (B, L)
         return nn.functional.cross_entropy(logits, batch["targets"])
 
@@ -159,7 +168,7 @@ class ExampleBatches(LengthBatches):
 
     Args:
         texts: the texts.
-        labels: of each text.
+        labels: of each text; or the probability of each label, if that is said of any text.
         rows: B.
         seed: of the order.
         pad_id: stands where a row is shorter than the batch.
@@ -169,22 +178,28 @@ class ExampleBatches(LengthBatches):
     """
 
     def __init__(
-        self, texts: Sequence[Row], labels: Sequence[int], *, rows: int, seed: int, pad_id: int
+        self, texts: Sequence[Row], labels: Sequence[Label], *, rows: int, seed: int, pad_id: int
     ) -> None:
         super().__init__([len(text.ids) for text in texts], rows=rows, seed=seed)
-        self.texts, self.labels, self.pad_id = texts, labels, pad_id
-        if len(set(labels)) < 2:
+        self.texts, self.pad_id = texts, pad_id
+        self.targets = _targets(labels)  # (N,) or (N, L)
+        if (self.targets == self.targets[0]).all():
             raise TrainingError(f"all {len(texts)} training texts have one label: nothing to learn")
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """The batch of a step: `ids` and `real` (B, T), `targets` (B,)."""
+        """The batch of a step: `ids` and `real` (B, T), `targets` (B,) or (B, L)."""
         places = self.places(step)
         ids, real = pad([self.texts[place].ids for place in places], self.pad_id)
-        return {
-            "ids": ids,
-            "real": real,
-            "targets": torch.tensor([self.labels[place] for place in places]),
-        }
+        return {"ids": ids, "real": real, "targets": self.targets[places]}
+
+
+def _targets(labels: Sequence[Label]) -> Tensor:
+    """Labels (N,); if one of them is given by probabilities, all as probabilities (N, L)."""
+    likely = [label for label in labels if isinstance(label, Sequence)]
+    if not likely:
+        return torch.tensor(labels)
+    certain = torch.eye(len(likely[0])).tolist()
+    return torch.tensor([one if isinstance(one, Sequence) else certain[one] for one in labels])
 
 
 def classification_scores(

@@ -16,7 +16,7 @@ from typing import Any, Self
 from zoo.data import PAIRED
 from zoo.errors import RecipeError, UnknownNameError
 from zoo.loading import info
-from zoo.registry import registry
+from zoo.registry import registry, resolve
 
 OPTIMIZERS = ("adamw", "muon")
 BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key of TOML that needs no quotes
@@ -312,7 +312,16 @@ class Recipe:
             rest.setdefault("name", "-".join(word for word in words if word))
             rest.setdefault("evaluate_every", 0)  # there is no split to look at
             rest.setdefault("contexts", ())
+            rest.setdefault("objective", self._shared_objective())
         return {**rest, "data": new, "task": ""}
+
+    def _shared_objective(self) -> Mapping[str, Any]:
+        """Of [objective] what tasks of this kind know, not what this one alone does."""
+        with suppress(UnknownNameError):
+            kinds = type(resolve(registry().tasks.get(self.task).target)()).__mro__[1:]
+            known = set().union(*(vars(kind).get("objective", {}) for kind in kinds))
+            return {key: value for key, value in self.objective.items() if key in known}
+        return self.objective
 
     def _paired(self) -> str:
         """The pipeline that own data are for where they are pairs; empty where they are not."""
