@@ -734,6 +734,6 @@ def test_a_recipe_with_a_base_lets_its_lengths_be_changed(tmp_path: Path) -> Non
     path = write(tmp_path / "my.csv", ROWS)
     found = plan("imdb-encoder", data=path, max_seq_len=32, steps=3)
     assert (found.base, found.tuning) == ("mlm-encoder", {"method": "full"})
-    assert found.config == {"max_seq_len": 32, "dropout": 0.2} and found.training.steps == 3
+    assert found.config == {"max_seq_len": 32, "dropout": 0.1} and found.training.steps == 3
     with pytest.raises(zoo.errors.ZooError, match="full has no option d_model=8"):
         zoo.train("imdb-encoder", data=path, out=tmp_path / "m", d_model=8)
