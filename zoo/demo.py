@@ -94,13 +94,16 @@ def show(console: Console, name: str) -> "Model":
 
 
 def answer(model: "Model", prompt: str) -> str:
-    """What stands behind the prompt: the text that goes on, the translation, the likely labels."""
+    """What stands behind the prompt: the text that goes on, the answer, the likely labels."""
     if model.pipeline in PAIRED:
         return f" → {model(prompt, num_beams=4)}"
     if model.pipeline == "text-generation":
         given = asked(model, prompt)
         said = str(model(given, return_full_text=False, **SAMPLING)).rstrip()
         return said if given is prompt else f" → {said}"
+    if model.pipeline == "fill-mask":
+        guesses = model(prompt, top_k=2)
+        return f"  {likely([{'label': one['token_str'], **one} for one in guesses])}"
     found = model(prompt, top_k=2) if model.pipeline == "text-classification" else []
     return f"  {likely(found)}".rstrip()
 

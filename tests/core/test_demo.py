@@ -145,3 +145,13 @@ def test_every_bundled_model_is_in_the_demo(
     for name in names:
         assert f"\n{name}  " in shown
     assert "Who looks at whom in alibi-lm" in shown
+
+
+def test_the_demo_guesses_a_hidden_word() -> None:
+    model = zoo.load("mlm-encoder")
+    shown = answer(model, "This is the worst <mask> I have ever seen.").split()
+    best, second = model("This is the worst <mask> I have ever seen.")[:2]
+    assert shown[::2] == [best["token_str"].strip(), second["token_str"].strip()]
+    assert [float(number) for number in shown[1::2]] == pytest.approx(
+        [best["score"], second["score"]], abs=0.005
+    )
