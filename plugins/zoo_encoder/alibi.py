@@ -11,6 +11,9 @@ first step: a score loses slope * distance, and each head has its own slope, so 
 look at the words around a mask and the flattest at the whole text. Any length can be read, and
 short texts teach what long ones need.
 
+What it costs: a distance does not tell left from right. Only the token that begins a text shows
+which end is which; without it a text read backwards gives the same vectors, backwards.
+
 Differences from the paper: only the distances are MosaicBERT's; blocks, pooling and heads are those
 of `zoo_encoder.model`, in which the norm stands before each sublayer unless said otherwise.
 
