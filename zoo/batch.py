@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.conversation import asked
+from zoo.conversation import messages_of
 from zoo.data import PICTURED
 from zoo.errors import InputError, ZooError
 
@@ -243,8 +243,8 @@ def _read(line: bytes, column: str) -> dict[str, Any]:
 
 def _called(model: "Model", given: list[str], options: dict[str, Any]) -> list[dict[str, Any]]:
     """The answer to each text; where one of them is refused, one by one."""
-    writes = model.pipeline == "text-generation"
-    prompts = [asked(model, text) for text in given] if writes else given
+    asks = model.pipeline == "text-generation" and model.template is not None
+    prompts = [messages_of(text) for text in given] if asks else given
     try:
         return [{ANSWER: _plain(answer)} for answer in model(prompts, **options)]
     except ZooError as error:
