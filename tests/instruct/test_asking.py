@@ -73,7 +73,7 @@ def test_an_answer_ends_where_its_template_says(monkeypatch: pytest.MonkeyPatch)
     assert answers(end) == whole[: whole.index(end)]
 
 
-def test_a_model_without_a_template_refuses_messages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_a_template_refuses_messages() -> None:
     plain = zoo.load("rope-lm")
     with pytest.raises(InputError, match=r"rope-lm has no chat template.*zoo\.Chat"):
         plain(message("hello"))
