@@ -53,9 +53,11 @@ def build_tokenizer(text: str, settings: Mapping[str, Any]) -> "Tokenizer":
 
 def mark_texts(tokenizer: "Tokenizer") -> None:
     """Let an encoder's texts begin with `<cls>`, and add the tokens for padding and masks."""
-    from tokenizers import processors
+    from tokenizers import AddedToken, processors
 
-    tokenizer.add_special_tokens([PAD, FIRST, MASK])
+    # in place of a word with the space before it, as RoBERTa's
+    mask = AddedToken(MASK, lstrip=True, normalized=False)
+    tokenizer.add_special_tokens([PAD, FIRST, mask])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{FIRST} $A",
         special_tokens=[(FIRST, tokenizer.token_to_id(FIRST))],

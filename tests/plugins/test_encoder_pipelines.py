@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from tokenizers import Tokenizer
 from zoo_encoder.model import Encoder, EncoderConfig
 
 import zoo
@@ -28,9 +29,9 @@ PIPELINES = {
 }
 
 
-def make(head: str, **changes: Any) -> Model:
-    """A random encoder of a word tokenizer, in the pipeline of its head."""
-    tokenizer = build_tokenizer(WORDS, {"kind": "word"})
+def make(head: str, tokenizer: Tokenizer | None = None, **changes: Any) -> Model:
+    """A random encoder, of a word tokenizer unless given, in the pipeline of its head."""
+    tokenizer = tokenizer or build_tokenizer(WORDS, {"kind": "word"})
     mark_texts(tokenizer)
     torch.manual_seed(1)
     values = {
@@ -116,6 +117,21 @@ def test_the_token_that_a_mask_hides() -> None:
     for text, count in (("a joy", 0), ("<mask> <mask>", 2)):
         with pytest.raises(InputError, match=f"must have <mask> once, it has {count}"):
             model(text)
+
+
+def test_a_mask_hides_a_word_with_the_space_before_it() -> None:
+    """As masks are drawn in training: a space of its own says that a word's end is hidden."""
+    tokenizer = build_tokenizer(20 * f"{WORDS} ", {"kind": "byte-pair", "vocab_size": 300})
+    mark_texts(tokenizer)
+    hidden = tokenizer.token_to_id("<mask>")
+    whole = tokenizer.encode("a joy from start").ids
+    for word, place in (("a", 1), (" joy", 2), (" start", 4)):
+        text = "a joy from start".replace(word, word.replace(word.strip(), "<mask>"), 1)
+        assert tokenizer.encode(text).ids == whole[:place] + [hidden] + whole[place + 1 :]
+    model = make("masked-language", tokenizer)
+    for text in ("a <mask> to end", "<mask> joy", "a j<mask> to end"):
+        for found in model(text):
+            assert found["sequence"] == text.replace("<mask>", found["token_str"])
 
 
 def test_a_vector_for_each_text() -> None:

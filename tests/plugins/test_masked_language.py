@@ -147,3 +147,15 @@ def test_the_reviews_without_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert not texts["train"] & texts["validation"]
     assert not any(text.startswith("test") for text in texts["train"] | texts["validation"])
+
+
+def test_the_bundled_model_knows_which_word_is_missing() -> None:
+    """The first guess, in places where the words on both sides leave little choice."""
+    model = zoo.load("mlm-encoder")
+    for text, words in (
+        ("This is the worst <mask> I have ever seen.", {"movie", "film"}),
+        ("I would not <mask> it to anyone.", {"recommend"}),
+        ("The acting was <mask> and the plot made no sense.", {"terrible", "bad", "awful"}),
+        ("He fell in <mask> with her at first sight.", {"love"}),
+    ):
+        assert model(text)[0]["token_str"] in words

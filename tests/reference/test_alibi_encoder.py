@@ -10,8 +10,9 @@ from zoo_encoder.alibi import AlibiEncoder, AlibiEncoderConfig
 from zoo.errors import ConfigError
 
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
-V, D, H, F = 31, 12, 3, 20
-# Press et al. 2022, the authors' code, for three heads: two of a power of two, then one between
+V, D, H, F = 31, 12, 6, 20
+# Press et al. 2022, the authors' code, for three heads: two of a power of two, then one between;
+# three look back by them, three ahead
 SLOPES = (1 / 16, 1 / 256, 1 / 4)
 
 
@@ -42,14 +43,16 @@ def test_blocks_are_those_of_torch_with_a_mask_of_distances(norm: str) -> None:
         x = nn.functional.layer_norm(x, (D,), ours.norm.weight, ours.norm.bias, 1e-6)
     mask = torch.empty(3, H, 9, 9)
     for row in range(3):
-        for head, slope in enumerate(SLOPES):
+        for head, slope in enumerate(SLOPES + SLOPES):
             for t in range(9):
                 for s in range(9):
-                    mask[row, head, t, s] = -slope * abs(t - s) if real[row, s] else -torch.inf
+                    there = s <= t if head < 3 else s >= t
+                    seen = s == t or (there and real[row, s])
+                    mask[row, head, t, s] = -slope * abs(t - s) if seen else -torch.inf
     for block in ours.blocks:
         layer = nn.TransformerEncoderLayer(
             D, H, F, 0.0, "gelu", 1e-6, batch_first=True, norm_first=norm == "pre"
-        ).eval()
+        )  # not .eval(), whose fast path takes numbers in a mask for yes and no
         layer.self_attn.in_proj_weight.copy_(block.attention.qkv.weight)
         layer.self_attn.in_proj_bias.copy_(block.attention.qkv.bias)
         for theirs, own in (
@@ -77,6 +80,26 @@ def test_the_same_words_elsewhere_are_read_alike() -> None:
     torch.testing.assert_close(
         module.hidden(moved, real)[:, 4:], module.hidden(ids, real[:, 4:]), **CLOSE
     )
+
+
+@torch.no_grad()
+def test_a_text_read_backwards_is_another_text() -> None:
+    module, ids = encoder(), batch()[0][:1]
+    backwards = module.hidden(ids.flip(1)).flip(1)
+    assert (backwards - module.hidden(ids)).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_padding_is_read_without_nan_and_changes_nothing() -> None:
+    module, (ids, real) = encoder(), batch()
+    hidden = module.hidden(ids, real)
+    assert hidden.isfinite().all()
+    torch.testing.assert_close(hidden[1:2, :5], module.hidden(ids[1:2, :5]), **CLOSE)
+
+
+def test_a_head_for_each_direction() -> None:
+    with pytest.raises(ConfigError, match="n_heads is 3.* must be even"):
+        encoder(n_heads=3)
 
 
 @torch.no_grad()

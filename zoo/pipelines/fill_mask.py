@@ -37,6 +37,7 @@ class FillMask(EncoderPipeline):
             cut = " in the part that was read" if row.left_out else ""
             raise InputError(f"The text must have {self.mask} once, it has {len(places)}{cut}")
         start, end = row.offsets[places[0]]
+        start = row.text.index(self.mask, start)  # the token may stand for a space before it, too
         best = output[places[0]].softmax(-1).topk(min(top_k or len(output[0]), len(output[0])))
         answers = []
         for score, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
