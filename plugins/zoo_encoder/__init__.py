@@ -35,9 +35,9 @@ def txzoo_architectures() -> Iterable[Architecture]:
             paper="https://arxiv.org/abs/2312.17482",
             pipeline="feature-extraction",
             tiny=(
-                {"head": "classification", "labels": ["a", "b"], "norm": "post"},
-                {"head": "masked-language"},
-                {"head": "none"},
+                {"n_heads": 2, "head": "classification", "labels": ["a", "b"], "norm": "post"},
+                {"n_heads": 4, "head": "masked-language"},
+                {"n_heads": 6, "head": "none"},
             ),
         ),
     ]
