@@ -14,6 +14,8 @@ The front matter holds the Hub's own keys and a `txzoo` block:
         metrics:
         - {type: perplexity, name: perplexity per word, value: 113.2}
         - {type: accuracy, name: accuracy at 512 tokens, value: 0.3, args: {context: 512}}
+        # of BLEU and chrF args has `signature`, how it was counted, and `interval`, two numbers;
+        # of text classification `baseline`, what TF-IDF reaches and its standard error
     txzoo:
       name: alibi-lm                 # the folder's name unless given
       summary: one line
@@ -22,7 +24,7 @@ The front matter holds the Hub's own keys and a `txzoo` block:
       task: wikitext-2               # or, of labelled texts that no task brings:
       data: {name: my.csv, path: my.csv, sha256: digits, text_column: text, label_column: label}
       # or, of sentence pairs: {name, path, sha256, pairs: 1000, source_column: en, ...}
-      # or, of conversations: {name, path, sha256, conversations: 1000}
+      # or, of conversations: {name, path, sha256, conversations: 1000}; of pairs of answers alike
       parameters: 3012345
       requires: {txzoo: ">=0.1,<1"}
       files: {model.safetensors: {sha256: 64 digits, bytes: 6291456}}
@@ -41,6 +43,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from zoo.data import COUNTED
 from zoo.errors import CONTROLS, CardError
 from zoo.folder import (
     ADAPTER_WEIGHTS,
@@ -51,6 +54,7 @@ from zoo.folder import (
     member,
     stays_inside,
 )
+from zoo.numbers import with_error
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is eight times faster
 FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -100,6 +104,10 @@ class Score:
         split: of the data set; empty when the card does not say.
         standard_error: of the number, or None.
         context: tokens read at once; None for what the model was trained on.
+        signature: how it was counted, in the words of the library that counts it; empty for most.
+        interval: the ends of its 95% interval, or None.
+        baseline: what TF-IDF with logistic regression reaches on the same texts, and the standard
+            error of that; None for what is no text classification.
     """
 
     metric: str
@@ -109,6 +117,9 @@ class Score:
     split: str
     standard_error: float | None = None
     context: int | None = None
+    signature: str = ""
+    interval: tuple[float, float] | None = None
+    baseline: tuple[float, float] | None = None
 
     @property
     def key(self) -> str:
@@ -274,6 +285,13 @@ class Card:
         return WEIGHTS in self.files or ADAPTER_WEIGHTS in self.files
 
     @property
+    def installed(self) -> bool:
+        """Whether all weights are here: nothing of it is fetched from the Hub, its base neither."""
+        base = self.base
+        on_hub = self.hub is not None or (base is not None and base.ref.startswith("hf://"))
+        return self.trained and not on_hub
+
+    @property
     def scores(self) -> list[Score]:
         """Every number of `model-index`, in its order."""
         errors = self._ours.get("standard_error") or {}
@@ -285,17 +303,34 @@ class Card:
                 result["dataset"]["name"],
                 split := result["dataset"].get("split") or "",
                 errors.get(split, {}).get(name),
-                (metric.get("args") or {}).get("context"),
+                (args := metric.get("args") or {}).get("context"),
+                args.get("signature", ""),
+                _two(args.get("interval")),
+                _two(args.get("baseline")),
             )
             for model in self.data.get("model-index") or ()
             for result in model["results"]
             for metric in result["metrics"]
         ]
 
+    def baselines(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """A column for a table of the scores, what TF-IDF reaches: its title, and a cell for each.
+
+        Both are empty tuples where no score has one.
+        """
+        found = [score.baseline for score in self.scores]
+        if not any(found):
+            return (), [()] * len(found)
+        return ("TF-IDF",), [(with_error(*each) if each else "",) for each in found]
+
     @property
     def _ours(self) -> Mapping[str, Any]:
         block: Mapping[str, Any] = self.data["txzoo"]
         return block
+
+
+def _two(numbers: list[float] | None) -> tuple[float, float] | None:
+    return None if numbers is None else (numbers[0], numbers[1])
 
 
 class _Dumper(yaml.SafeDumper):
@@ -438,8 +473,7 @@ class _Check:
         self.files()
         self.hub()
         if self.value(("txzoo", "data"), dict) is not None:
-            kinds = ("pairs", "conversations", "pictures", "characters")
-            counts = {self.value(("txzoo", "data", kind), int) for kind in kinds}
+            counts = {self.value(("txzoo", "data", kind), int) for kind in COUNTED}
             columns = () if counts != {None} else ("text_column", "label_column")
             for key in ("name", "path", "sha256", *columns):
                 self.value(("txzoo", "data", key), str, required=True)
@@ -491,14 +525,21 @@ class _Check:
                     self.value((*where, "metrics", i, "type"), str, required=True)
                     self.value((*where, "metrics", i, "name"), str)
                     self.number((*where, "metrics", i, "value"))
-                    self.context((*where, "metrics", i))
+                    self.args((*where, "metrics", i, "args"))
 
-    def context(self, where: Where) -> None:
-        if self.value((*where, "args"), dict) is None:
+    def args(self, where: Where) -> None:
+        if self.value(where, dict) is None:
             return
-        context = self.value((*where, "args", "context"), int)
+        context = self.value((*where, "context"), int)
         if context is not None and context < 1:
-            self.fail((*where, "args", "context"), f"must be at least 1, got {context}")
+            self.fail((*where, "context"), f"must be at least 1, got {context}")
+        self.value((*where, "signature"), str)
+        for key in ("interval", "baseline"):
+            numbers = self.value((*where, key), list)
+            if numbers is not None and len(numbers) != 2:
+                self.fail((*where, key), f"must be two numbers, got {len(numbers)}")
+            for place, _ in enumerate(numbers or ()):
+                self.number((*where, key, place))
 
     def strings(self, where: Where) -> None:
         for i, _ in enumerate(self.value(where, list) or ()):

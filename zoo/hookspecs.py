@@ -50,12 +50,14 @@ class Architecture(Entry):
         pipeline: how such a checkpoint is called when its head does not say.
         tiny: values of small configs that the conformance kit tries, beside its own for the field's
             words; one for each variant that deserves it.
+        brought: names of models that are not here until a command brings them, and that command.
     """
 
     paper: str = ""
     model_types: tuple[str, ...] = ()
     pipeline: str = "text-generation"
     tiny: tuple[Mapping[str, Any], ...] = field(default=({},), hash=False)
+    brought: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)

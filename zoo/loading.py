@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo import __version__
 from zoo.card import Card, has_card, parse_front_matter, read_text, split_front_matter
+from zoo.data import PAIRED
 from zoo.errors import (
     CardError,
     ConfigError,
@@ -93,7 +94,8 @@ def list_models(
         architecture: name of the architecture.
         pipeline: how it is called.
         plugin: `"distribution:entry_point"`, or either half.
-        bundled: True for those whose weights are installed, False for the others.
+        bundled: True for those whose weights are installed, those of a base too; False for the
+            others.
         license: licence of the weights.
         max_params: at most that many parameters, and a card that says so.
 
@@ -130,7 +132,7 @@ def list_models(
         and architecture in (None, card.architecture)
         and pipeline in (None, card.pipeline)
         and (plugin is None or models.owner(name).is_called(plugin))
-        and bundled in (None, card.trained and card.hub is None)
+        and bundled in (None, card.installed)
         and (license is None or license.lower() == card.license.lower())
         and (max_params is None or (card.parameters is not None and card.parameters <= max_params))
     ]
@@ -167,7 +169,7 @@ def create(architecture: str, **config: Any) -> "nn.Module":
         UnknownNameError: no such architecture.
         ConfigError: an unknown key, a missing one, or a value that does not work.
     """
-    return _build(resolve(registry().architectures.get(architecture).target), config)
+    return build(resolve(registry().architectures.get(architecture).target), config)
 
 
 def info(ref: str | Path) -> Card:
@@ -272,7 +274,8 @@ def _load_adapted(
     except (UnknownNameError, FolderError) as error:
         raise FolderError(
             f"{found.card.name} is an adapter for {base.ref}, which cannot be had: {error} Where "
-            f"the base lies elsewhere: zoo.load(BASE).load_adapter({str(found.folder)!r})"
+            f"the base lies elsewhere: zoo.load(BASE).load_adapter({str(found.folder)!r}), "
+            f"or txzoo run BASE --adapter {found.folder}"
         ) from error
     _check_requirements(found.card)
     return model.load_adapter(found.folder)
@@ -337,6 +340,11 @@ def _from_folder(
     """A folder on disk, in our layout or in that of `transformers`."""
     if folder.suffix in UNSAFE_SUFFIXES:
         read_weights(folder)  # refuses it, with the reason
+    if os.path.isfile(folder) and folder.suffix == ".toml":
+        raise FolderError(
+            f"{folder} is no model: of a recipe one is made by txzoo train {folder} --out FOLDER, "
+            f"the plan of a study is run by txzoo compare --study {folder} --out FOLDER"
+        )
     if os.path.isfile(folder):
         raise FolderError(f"{folder} is a file; give the model folder: {str(folder.parent)!r}")
     if not os.path.isdir(folder):
@@ -354,7 +362,7 @@ def _from_folder(
     if adapter and not (folder / CONFIG).exists():
         raise FolderError(
             f"{folder} is an adapter without a card of ours: load its base, then put it on that: "
-            f"zoo.load(BASE).load_adapter({str(folder)!r})"
+            f"zoo.load(BASE).load_adapter({str(folder)!r}), or txzoo run BASE --adapter {folder}"
         )
     config = read_config(folder)
     if "architecture" in config:
@@ -377,18 +385,22 @@ def _foreign_card(folder: Path, name: str, config: Mapping[str, Any]) -> Card:
     license = str(theirs.get("license", "unknown"))
     data = {
         "license": license,
-        "pipeline_tag": _pipeline_of(config, reader),
+        "pipeline_tag": _pipeline_of(config, reader, theirs.get("pipeline_tag")),
         "txzoo": {"name": name, "architecture": reader},
     }
     return Card(data=data, text=prose, path=path)
 
 
-def _pipeline_of(config: Mapping[str, Any], reader: str) -> str:
-    """How a `transformers` checkpoint is called: by the head that its class's name ends in."""
+def _pipeline_of(config: Mapping[str, Any], reader: str, tag: Any) -> str:
+    """How a `transformers` checkpoint is called: by the head that its class's name ends in.
+
+    Those that make a text of another all have one head: what they do says the `tag` of their card.
+    """
     kinds = config.get("architectures")
     kind = str(kinds[0]) if isinstance(kinds, list) and kinds else ""
     found = [pipeline for head, pipeline in HEADS.items() if kind.endswith(head)]
-    return found[0] if found else registry().architectures.get(reader).pipeline
+    usual = found[0] if found else registry().architectures.get(reader).pipeline
+    return str(tag) if usual in PAIRED and tag in PAIRED else usual
 
 
 def _reader_of(model_type: str) -> str:
@@ -437,15 +449,10 @@ def _load_ours(found: Found) -> "tuple[nn.Module, Tokenizer | None]":
         if any(type(value) is int and value > USUAL_SIZE for value in config.values()):
             _try_sizes(architecture, config, tensors)
         with _bounded(tensors):
-            module = _build(architecture, config)
+            module = build(architecture, config)
     load_into(module, tensors, weights)
     tokenizer = _read_tokenizer(folder)
-    size = getattr(module.config, "vocab_size", None)
-    if tokenizer is not None and size is not None and tokenizer.get_vocab_size() > size:
-        raise FolderError(
-            f"{folder / TOKENIZER} has {tokenizer.get_vocab_size()} tokens, "
-            f"{CONFIG} says vocab_size {size}"
-        )
+    _check_tokenizer(tokenizer, module, folder)
     return module, tokenizer
 
 
@@ -464,6 +471,7 @@ def _load_foreign(found: Found) -> "tuple[nn.Module, Tokenizer | None]":
     tokenizer = _read_tokenizer(found.folder)
     if tokenizer is None and hasattr(architecture, "read_tokenizer"):
         tokenizer = architecture.read_tokenizer(found.folder, config)
+    _check_tokenizer(tokenizer, module, found.folder)
     return module, tokenizer
 
 
@@ -493,7 +501,7 @@ def _try_sizes(architecture: Any, config: Mapping[str, Any], tensors: "Tensors")
 
     with _bounded(tensors), torch.device("meta"):
         try:
-            module = _build(architecture, config)
+            module = build(architecture, config)
         except (NotImplementedError, RuntimeError):  # it looks at numbers, which are not there yet
             return
     most = SPARE_NUMBERS + 4 * sum(tensor.numel() for tensor in tensors.values())
@@ -526,7 +534,8 @@ def _bounded(tensors: "Tensors") -> Iterator[None]:
         handle.remove()
 
 
-def _build(architecture: Any, config: Mapping[str, Any]) -> "nn.Module":
+def build(architecture: Any, config: Mapping[str, Any]) -> "nn.Module":
+    """A module with random weights: of an architecture's class, by plain values."""
     module: nn.Module = architecture(architecture.config_class.from_dict(config))
     return module
 
@@ -568,6 +577,26 @@ def _read_tokenizer(folder: Path) -> "Tokenizer | None":
         raise
     except BaseException as error:  # nothing more precise; a panic of its Rust code is no Exception
         raise FolderError(f"{path} is not a tokenizers file: {one_line(error)}") from error
+
+
+def _check_tokenizer(tokenizer: "Tokenizer | None", module: "nn.Module", folder: Path) -> None:
+    """Raise `FolderError` for a tokenizer of another model, as far as its tokens tell."""
+    if tokenizer is None:
+        return
+    from zoo.nn import EncoderDecoder
+
+    path, count = folder / TOKENIZER, tokenizer.get_vocab_size()
+    size = getattr(module.config, "vocab_size", None)
+    if size is not None and count > size:
+        raise FolderError(f"{path} has {count} tokens, {CONFIG} says vocab_size {size}")
+    if not isinstance(module, EncoderDecoder):
+        return
+    end, marks = module.config.end_id, tokenizer.encode("").ids
+    if end not in marks:
+        raise FolderError(
+            f"{path} is not the tokenizer of these weights: they know the end of a text by token "
+            f"{end}, it marks an empty text with {marks or 'no token'}"
+        )
 
 
 def _check_requirements(card: Card) -> None:

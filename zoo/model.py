@@ -152,7 +152,7 @@ class Model:
             WeightsError: it belongs to another base, or does not fit; names hash and shapes.
             ZooError: it cannot be read.
         """
-        from zoo.tuning.files import apply, read
+        from zoo.tuning.files import apply, fit, read
 
         folder = Path(folder)
         card = Card.read(folder) if has_card(folder) else None
@@ -160,6 +160,7 @@ class Model:
             check_files(card, folder)
         adapter = read(folder, card)
         self._check_base(adapter)
+        adapter = fit(self._base[1], adapter)
         apply(self._base[1], adapter)  # fits, or says why not, before anything changes
         name = name or (card.name if card is not None else folder.absolute().name)
         self._adapters[name] = adapter
@@ -179,6 +180,7 @@ class Model:
 
             adapter = self._adapters[name]
             own, module, card = name, apply(module, adapter), adapter.card or card
+            pipeline = adapter.pipeline or pipeline
             pipeline = pipeline if adapter.card is None else adapter.card.pipeline
         self.name, self.module, self.card, self.pipeline = own, module, card, pipeline
         self.adapter, self.config = name, getattr(module, "config", self.config)
@@ -220,6 +222,43 @@ class Model:
             card=card,
         )
 
+    def unmerge(self, folder: str | Path) -> "Model":
+        """The base of a merged model: what an adapter learned, taken out of the weights again.
+
+        The weights are the base's but for rounding: where it is at hand, load it.
+
+        Args:
+            folder: of the adapter that was merged.
+
+        Raises:
+            ConfigError: the adapter's method adds what no weight can hold, or it replaced weights,
+                such as a head, which are gone.
+            WeightsError: the adapter does not fit.
+        """
+        from zoo.tuning import share, unmerge
+        from zoo.tuning.files import apply, fit, read
+
+        folder = Path(folder)
+        adapter = read(folder, Card.read(folder) if has_card(folder) else None)
+        adapter = fit(self.module, adapter)
+        module = apply(share(self.module), adapter)
+        beside = [name for name, part in module.named_modules() if hasattr(part, "unmerge")]
+        inside = tuple(f"{name}." for name in beside)
+        if lost := [name for name in adapter.tensors if not name.startswith(inside)]:
+            raise ConfigError(
+                f"{folder} holds {lost[0]}, which stands beside the weights or in their place: "
+                "merging left nothing of the base's to get back"
+            )
+        module = unmerge(module).eval().requires_grad_(False)
+        return Model(
+            name=f"{self.name}-unmerged",
+            module=module,
+            config=getattr(module, "config", self.config),
+            tokenizer=self.tokenizer,
+            pipeline=self.pipeline,
+            card=None,
+        )
+
     def _check_base(self, adapter: "Adapter") -> None:
         """Raise for an adapter whose card says that it belongs to other weights."""
         name, module, card, _ = self._base
@@ -250,9 +289,7 @@ class Model:
             raise ZooError(f"{self.name} has no card yet; a model folder needs one")
         folder = Path(folder)
         if self.adapter is not None:
-            source = self._adapters[self.adapter].source
-            shutil.copytree(source, folder, dirs_exist_ok=True)
-            return folder
+            return self._save_adapter(self._adapters[self.adapter], folder)
         recipe, log = (
             member(self.card.folder, name) if (self.card.folder / name).exists() else None
             for name in (RECIPE, LOG)
@@ -276,6 +313,22 @@ class Model:
         ours["files"] = {name: dataclasses.asdict(record) for name, record in records.items()}
         data = {**self.card.data, "txzoo": ours}
         Card(data=data, text=self.card.text, path=folder / CARD).write(folder)
+        return folder
+
+    def _save_adapter(self, adapter: "Adapter", folder: Path) -> Path:
+        """The adapter's folder; one in our own names gets those of `transformers`, if it can."""
+        from zoo.tuning.counterpart import METHODS
+        from zoo.tuning.files import read, rewrite
+
+        shutil.copytree(adapter.source, folder, dirs_exist_ok=True)
+        ours = read(adapter.source).tensors.keys() == adapter.tensors.keys()
+        if adapter.card is None or adapter.method not in METHODS or not ours:
+            return folder
+        records = rewrite(folder, self.module, adapter)
+        card = Card.read(folder)
+        files = {name: dataclasses.asdict(record) for name, record in records.items()}
+        entry = {**card.data["txzoo"], "files": {**card.data["txzoo"]["files"], **files}}
+        Card(data={**card.data, "txzoo": entry}, text=card.text, path=card.path).write(folder)
         return folder
 
     def push_to_hub(

@@ -7,7 +7,14 @@ from typing import Any, Generic, TypeVar
 
 from zoo import __version__
 from zoo.card import Card
-from zoo.errors import CardError, NameClashError, PluginError, UnknownNameError, ZooError
+from zoo.errors import (
+    CardError,
+    FolderError,
+    NameClashError,
+    PluginError,
+    UnknownNameError,
+    ZooError,
+)
 from zoo.folder import CARD
 from zoo.hookspecs import Architecture, Pipeline, Task, Tuning, View
 from zoo.plugins import NAME, Plugin, canonical, discover, is_strict, lock, one_line
@@ -248,6 +255,13 @@ class Registry:
                         raise PluginError(f"Plugin {plugin.name}: {error}") from error
                     continue
                 catalogue.add(card.name, card, plugin)
+        for plugin in self.plugins:
+            for architecture in plugin.entries.get("architectures", ()):
+                for name, command in architecture.brought.items():
+                    catalogue.errors[name] = FolderError(
+                        f"{name} is not on this machine yet: `{command}` brings it from the "
+                        "network, once"
+                    )
         return catalogue
 
 

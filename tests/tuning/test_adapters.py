@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import zoo
+from zoo.card import Card
 from zoo.cli import cli
 from zoo.cli.train import merge as merge_command
 from zoo.errors import (
@@ -21,13 +24,16 @@ from zoo.errors import (
     UnknownNameError,
     WeightsError,
 )
+from zoo.export import FORMATS, export
+from zoo.folder import FileRecord
 from zoo.registry import registry
-from zoo.training import TrainingSettings
-from zoo.training.loop import build_optimizers
+from zoo.training import TrainingSettings, report
+from zoo.training.loop import build_optimizers, plan
 from zoo.tuning import adapt, trained
 
 OPTIONS = {"storage": "float32", "learning_rate": 0.02, "steps": 4}
 SMALL = {"prefix-tuning": {"num_virtual_tokens": 3}, "prompt-tuning": {"num_virtual_tokens": 3}}
+QKV = ("query", "key", "value")
 ALONE = ("full", "gradual-unfreezing")
 
 
@@ -64,6 +70,80 @@ def test_every_method_trains_saves_and_loads(method: str, tiny_model: Path, tmp_
     if method in ("ia3", "full"):
         assert zoo.verify(str(tmp_path / "out")).ok
     assert model("1 2 3", max_new_tokens=2, temperature=0)
+
+
+RECIPE = """
+architecture = "alibi-decoder"
+task = "synthetic"
+seed = 1
+base = "{base}"
+[tuning]
+method = "{method}"
+[training]
+steps = 2
+batch_tokens = 256
+learning_rate = 0.01
+storage = "float32"
+"""
+CARD = """---
+license: other
+license_name: research-only
+license_link: https://example.com/terms
+library_name: txzoo
+pipeline_tag: text-generation
+base_model: tiny
+txzoo: {name: low, summary: What people wrote, architecture: alibi-decoder, task: synthetic}
+---
+# low
+
+Prose of people.
+"""
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_card_beside_the_recipe_of_an_adapted_model_is_kept(
+    method: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "low"
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(RECIPE.format(base=tiny_model, method=method))
+    (folder / "README.md").write_text(CARD)
+    card = zoo.train(folder / "recipe.toml", out=tmp_path / "out").card
+    assert card is not None
+    assert (card.license, card.data["license_name"]) == ("other", "research-only")
+    assert (card.summary, card.base_models) == ("What people wrote", ["tiny"])
+    assert "Prose of people." in card.text
+    assert card.training["tuning"] == method and card.trained
+
+
+def test_a_card_that_speaks_of_another_task_is_not(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(base=tiny_model, method="full"))
+    (tmp_path / "README.md").write_text(CARD.replace("task: synthetic", "task: emotion"))
+    card = zoo.train(tmp_path / "recipe.toml", out=tmp_path / "out").card
+    assert card is not None and card.task == "synthetic"
+    assert "Prose of people." not in card.text and card.license != "other"
+
+
+@pytest.mark.parametrize(
+    ("of_data", "of_base", "expected"),
+    [
+        ("other", "apache-2.0", "other"),  # the base's would promise too much
+        ("mit", "other", "other"),
+        ("cc0-1.0", "apache-2.0", "apache-2.0"),
+        ("unknown", "mit", "unknown"),
+        ("cc-by-sa-4.0", "other", "cc-by-sa-4.0"),
+    ],
+)
+def test_the_licence_of_what_was_adapted_is_not_the_freer_one(
+    of_data: str, of_base: str, expected: str, tiny_model: Path
+) -> None:
+    base = zoo.load(str(tiny_model))
+    assert base.card is not None
+    whole = Card(data={**base.card.data, "license": of_base}, text="", path=base.card.path)
+    base.card = whole
+    card = Card(data={**whole.data, "license": of_data}, text="", path=whole.path)
+    recipe = plan(str(tiny_model), tuning="lora")
+    assert report.adapted(card, recipe, base, learned=1, alone=False).license == expected
 
 
 def test_the_card_and_the_files_of_lora(lora: Path, tiny_model: Path) -> None:
@@ -181,6 +261,28 @@ def test_the_command_that_merges(lora: Path, tmp_path: Path) -> None:
     )
     done = CliRunner().invoke(merge_command, [str(lora), "--out", str(tmp_path / "whole")])
     assert "exists: choose another folder" in str(done.exception)
+
+
+def test_the_commands_put_an_adapter_on_a_base(
+    lora: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "as-peft-writes-it"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(lora / name, folder)
+    words = [str(tiny_model), "--adapter", str(folder)]
+    model = zoo.load(str(lora))
+    assert logits(model).ne(logits(zoo.load(str(tiny_model)))).any()
+    done = CliRunner().invoke(cli, ["run", *words, "0 1 2", "--max-new-tokens", "8"])
+    assert done.output.strip() == model("0 1 2", max_new_tokens=8, temperature=0).strip()
+    done = CliRunner().invoke(cli, ["eval", *words, "--limit", "600", "--json"])
+    expected = zoo.evaluate(model, limit=600)
+    assert json.loads(done.stdout)["metrics"] == pytest.approx(expected)
+    done = CliRunner().invoke(cli, ["merge", *words, "--out", str(tmp_path / "whole")])
+    merged = logits(zoo.load(str(tmp_path / "whole")))
+    torch.testing.assert_close(merged, logits(model), rtol=1e-5, atol=1e-5)
+    done = CliRunner().invoke(cli, ["eval", *words, "--engine", "onnx"])
+    assert done.exit_code == 2 and "txzoo merge" in done.output
 
 
 def test_an_adapter_of_itself_is_refused(lora: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -315,3 +417,72 @@ def test_the_command(tiny_model: Path, tmp_path: Path) -> None:
     assert (config["r"], config["lora_alpha"]) == (3, 6)
     done = CliRunner().invoke(cli, [*words[:3], str(tmp_path / "x"), *words[4:6], "--rank", "0"])
     assert str(done.exception) == "LoRA rank must be a whole number of at least 1, got 0"
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_what_was_merged_is_taken_out_again(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "learning_rate": 0.5}  # far from the base in four steps
+    model = zoo.train(str(tiny_model), out=tmp_path / "low", tuning=method, **options)
+    model.merge().save_pretrained(tmp_path / "whole")
+    merged = zoo.load(str(tmp_path / "whole"))
+    base = zoo.load(str(tiny_model))
+    assert not torch.allclose(logits(merged), logits(base), atol=1e-3)
+    found = merged.unmerge(tmp_path / "low")
+    torch.testing.assert_close(logits(found), logits(base), rtol=1e-3, atol=1e-3)
+    assert found.module.state_dict().keys() == base.module.state_dict().keys()
+    torch.testing.assert_close(logits(merged), logits(model), rtol=1e-4, atol=1e-4)  # as it was
+
+
+def test_weights_that_were_replaced_are_gone(tiny_model: Path, tmp_path: Path) -> None:
+    model = zoo.train(str(tiny_model), out=tmp_path / "low", tuning="bitfit", **OPTIONS)
+    with pytest.raises(ConfigError, match="stands beside the weights or in their place"):
+        model.merge().unmerge(tmp_path / "low")
+
+
+def test_an_adapter_in_our_own_names_is_saved_in_those_of_transformers(
+    encoder_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe = encoder_recipe("colours", steps=2)
+    recipe.write_text(recipe.read_text().replace('"mean"', '"first"'))  # as BERT pools
+    zoo.train(recipe, out=tmp_path / "base")
+    folder = tmp_path / "low"
+    zoo.train(str(tmp_path / "base"), out=folder, tuning="lora", rank=2, **OPTIONS)
+    theirs = load_file(folder / "adapter_model.safetensors")
+    first = "base_model.model.bert.encoder.layer.0.attention.self"
+    assert theirs[f"{first}.query.lora_B.weight"].shape == (16, 2)
+    names = ("attention.qkv", "attention.out", "up", "down")
+    low = (f"{first}.query", f"{first[:-5]}.output.dense", f"{first[:-15]}.intermediate.dense")
+    own = {}
+    for ours, name in zip(names, (*low, f"{first[:-15]}.output.dense"), strict=True):
+        own[f"base_model.model.blocks.0.{ours}.lora_A.weight"] = theirs[f"{name}.lora_A.weight"]
+        parts = [name] if ours != "attention.qkv" else [f"{first}.{n}" for n in QKV]
+        high = torch.cat([theirs[f"{part}.lora_B.weight"] for part in parts])
+        own[f"base_model.model.blocks.0.{ours}.lora_B.weight"] = high
+    expected = zoo.load(str(folder)).module(torch.arange(1, 9)[None])
+    save_file(own, folder / "adapter_model.safetensors")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["target_modules"] = [f"blocks.0.{name}" for name in names]
+    path.write_text(json.dumps(config))
+    card = Card.read(folder)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        card.data["txzoo"]["files"][name] = asdict(FileRecord.of(folder / name))
+    card.write(folder)
+    model = zoo.load(str(folder))
+    assert torch.equal(model.module(torch.arange(1, 9)[None]), expected)
+    model.save_pretrained(tmp_path / "saved")
+    saved = load_file(tmp_path / "saved" / "adapter_model.safetensors")
+    assert saved.keys() == theirs.keys()
+    assert all(torch.equal(saved[name], theirs[name]) for name in theirs)
+    again = zoo.load(str(tmp_path / "saved"))  # its card says the new hashes
+    assert torch.equal(again.module(torch.arange(1, 9)[None]), expected)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_export_does_not_leave_an_adapter_away(
+    format: str, tiny_model: Path, lora: Path, tmp_path: Path
+) -> None:
+    for model in (str(lora), zoo.load(str(tiny_model)).load_adapter(lora)):
+        with pytest.raises(InputError, match=r"an adapter.*merge\(\)"):
+            export(model, tmp_path / "out", format)
+    assert not (tmp_path / "out").exists()

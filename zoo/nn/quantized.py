@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_map
 from zoo.errors import ConfigError, InputError, WeightsError
 
 GROUP = 32  # numbers along the input that share a scale, of 4 bits
+ALIGNMENT = 64  # bytes: what torch gives memory of its own
 SCALE, PACKED = "_scale", "_packed"  # ends of names in a file
 
 aten = torch.ops.aten
@@ -170,6 +171,15 @@ class QuantizedMatrix(Tensor):
         return func(*args, **kwargs)
 
 
+def _aligned(codes: Tensor) -> Tensor:
+    """Codes that begin where the kernels may load them: a file puts them anywhere.
+
+    From elsewhere than a multiple of 16 bytes `torch._weight_int8pack_mm` ends the process, where
+    there are 4 rows of activations or more.
+    """
+    return codes.clone() if codes.data_ptr() % ALIGNMENT else codes
+
+
 class Int8Matrix(QuantizedMatrix):
     """8 bits a number, a scale for each row: codes (N, K) of int8 from -127 to 127, scales (N,)."""
 
@@ -190,7 +200,7 @@ class Int8Matrix(QuantizedMatrix):
         fits = codes.dtype == torch.int8 and codes.dim() == 2
         if not fits or scales.shape != codes.shape[:1] or scales.dtype != torch.bfloat16:
             raise _misfit(name, codes, scales, source)
-        return cls(codes, scales, torch.float32)
+        return cls(_aligned(codes), scales, torch.float32)
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """The inverse of `stored`."""
@@ -263,7 +273,7 @@ class Int4Matrix(QuantizedMatrix):
         wanted = (len(codes), 2 * codes.shape[-1] // GROUP) if fits else None
         if scales.shape != wanted or scales.dtype != torch.bfloat16:
             raise _misfit(name, codes, scales, source)
-        return cls(codes, scales, torch.float32)
+        return cls(_aligned(codes), scales, torch.float32)
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """The inverse of `stored`."""

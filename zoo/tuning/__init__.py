@@ -16,7 +16,7 @@ from zoo.errors import ConfigError
 from zoo.registry import registry, resolve
 from zoo.tuning.parts import share
 
-__all__ = ["adapt", "merge", "share", "trained"]
+__all__ = ["adapt", "merge", "share", "trained", "unmerge"]
 
 
 def adapt(
@@ -66,12 +66,35 @@ def merge(module: nn.Module) -> nn.Module:
     Raises:
         ConfigError: the method adds what no weight can hold.
     """
+    return _replaced(module, "merge")
+
+
+def unmerge(module: nn.Module) -> nn.Module:
+    """Take out of the weights what `merge` put into them, in place.
+
+    Args:
+        module: a merged one, to which the same method with the same numbers was applied again.
+
+    Returns:
+        The module, of plain layers again, which computes as the base does, but for rounding.
+
+    Raises:
+        ConfigError: the method adds what no weight can hold, or overwrites weights, or has a factor
+            that is 0.
+    """
+    if not any(hasattr(part, "unmerge") for part in module.modules()):
+        raise ConfigError("no layer says how what was learned is taken out of it again")
+    return _replaced(module, "unmerge")
+
+
+def _replaced(module: nn.Module, how: str) -> nn.Module:
+    """The module, with each adapted layer replaced by what one of its functions gives."""
     if hasattr(module, "prompt_embeddings"):
         raise ConfigError("what stands before the text cannot be merged into weights")
     for name, part in list(module.named_modules()):
         if hasattr(part, "adapter"):
             raise ConfigError(f"{name} has a bottleneck adapter, which no weight can hold")
-        if hasattr(part, "merge"):
+        if hasattr(part, how):
             parent, _, own = name.rpartition(".")
-            setattr(module.get_submodule(parent), own, part.merge())
+            setattr(module.get_submodule(parent), own, getattr(part, how)())
     return module

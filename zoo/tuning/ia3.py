@@ -11,6 +11,7 @@ values together, the queries get factors too; with l_k they are a product that l
 import torch
 from torch import Tensor, nn
 
+from zoo.errors import ConfigError
 from zoo.tuning.parts import Targets, blocks, chosen, freeze, linears, sublayers
 
 # names of matrices that make queries alone
@@ -31,12 +32,25 @@ class Ia3Linear(nn.Linear):
 
     def merge(self) -> nn.Linear:
         """Multiply the factors into the weight and bias; returns the plain layer."""
+        return self._plain(self.ia3_l)
+
+    def unmerge(self) -> nn.Linear:
+        """Divide weight and bias by factors that are in them; returns the plain layer.
+
+        Raises:
+            ConfigError: a factor is 0, so that what it multiplied is gone.
+        """
+        if (self.ia3_l == 0).any():
+            raise ConfigError("a factor of the (IA)3 adapter is 0: what it was put into is gone")
+        return self._plain(1 / self.ia3_l)
+
+    def _plain(self, factors: Tensor) -> nn.Linear:
         plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         # (1, N) on columns, (M, 1) on rows
-        plain.weight = nn.Parameter((self.weight * self.ia3_l).detach(), requires_grad=False)
+        plain.weight = nn.Parameter((self.weight * factors).detach(), requires_grad=False)
         plain.bias = self.bias
         if self.bias is not None and not self.on_inputs:
-            plain.bias = nn.Parameter((self.bias * self.ia3_l.flatten()).detach(), False)
+            plain.bias = nn.Parameter((self.bias * factors.flatten()).detach(), False)
         return plain
 
     @classmethod

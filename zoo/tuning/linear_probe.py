@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from zoo.errors import ConfigError
-from zoo.tuning.parts import Targets, blocks, chosen, freeze, linears
+from zoo.tuning.parts import OTHERS, Targets, blocks, chosen, freeze, linears
 
 
 def adapt(module: nn.Module, *, target_modules: Targets = None) -> nn.Module:
@@ -41,8 +41,9 @@ def _last(module: nn.Module) -> list[str]:
     names = [name for name, part in linears(module).items() if id(part) not in inside]
     if not names:
         raise ConfigError(
-            f"{type(module).__name__} has no linear layer after its blocks; "
-            f"name what shall learn with target_modules"
+            f"{type(module).__name__} has no linear layer besides its blocks, so none that names "
+            "an answer by itself (its output may be the table of embeddings): name what shall "
+            f"learn with target_modules, or use {OTHERS}"
         )
     return names[-1:]
 
@@ -51,6 +52,8 @@ def _untied(module: nn.Module) -> nn.Module | None:
     """The module with an output layer of its own where it has the embeddings' one."""
     embedding = getattr(module, "token_embedding", None)
     if not isinstance(embedding, nn.Embedding) or getattr(module, "head", module) is not None:
+        return None
+    if not getattr(module.config, "tie_embeddings", False):  # gives vectors, no logits
         return None
     vocabulary, width = embedding.weight.shape
     head = nn.Linear(width, vocabulary, bias=False).to(embedding.weight)

@@ -37,8 +37,15 @@ class LoraLinear(nn.Linear):
 
     def merge(self) -> nn.Linear:
         """Add the product into the weight; the layer is a plain one again, and returned."""
+        return self._plain(self.weight + self.change())
+
+    def unmerge(self) -> nn.Linear:
+        """Take the product out of a weight that it was added to; returns the plain layer."""
+        return self._plain(self.weight - self.change())
+
+    def _plain(self, weight: Tensor) -> nn.Linear:
         plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        plain.weight = nn.Parameter((self.weight + self.change()).detach(), requires_grad=False)
+        plain.weight = nn.Parameter(weight.detach(), requires_grad=False)
         plain.bias = self.bias
         return plain
 

@@ -1,23 +1,44 @@
 """What the methods find in a module by names and types, whatever its architecture."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from functools import partial
+from typing import Any
 
 from torch import nn
 
 from zoo.errors import ConfigError
 
 Targets = str | Sequence[str] | None
+OTHERS = "lora, ia3, houlsby, pfeiffer or bitfit"  # methods that work wherever there are blocks
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The layers that a transformer repeats: the members of its longest `ModuleList`.
+    """The layers that a transformer repeats, in the order in which they were made.
 
-    Of several that are as long the last, which is the inner one where one holds another.
+    They are the members of each `ModuleList` of parts of one class with matrices inside: both
+    stacks of an encoder-decoder. A list inside a member is part of that member, unless the member
+    has no matrix besides it (ALBERT's groups of layers).
     """
-    lists = [list(part) for part in module.modules() if isinstance(part, nn.ModuleList)]
-    return max(reversed(lists), key=len, default=[])
+    found: list[nn.Module] = []
+    inside: set[int] = set()
+    for part in module.modules():
+        if isinstance(part, nn.ModuleList) and id(part) not in inside and _repeats(part):
+            inner = [block for member in part for block in blocks(member)]
+            held = sum(len(linears(block)) for block in inner)
+            found += inner if held == len(linears(part)) else part
+            inside |= {id(each) for member in part for each in member.modules()}
+    return found
+
+
+def _repeats(part: nn.ModuleList) -> bool:
+    """Whether its members are one part again and again, and no bare matrices."""
+    return (
+        len({type(member) for member in part}) == 1
+        and not isinstance(part[0], nn.Linear)
+        and all(linears(member) for member in part)
+    )
 
 
 def linears(module: nn.Module) -> dict[str, nn.Linear]:
@@ -83,6 +104,23 @@ def _unknown(module: nn.Module, target: str, known: list[str]) -> set[str]:
 def freeze(module: nn.Module) -> None:
     """Nothing of it is trained any more."""
     module.requires_grad_(False)
+
+
+def wrap(module: nn.Module, method: str, call: Callable[..., Any]) -> None:
+    """Put a function around a method of one module, and of its copies.
+
+    Args:
+        module: whose method it is.
+        method: its name.
+        call: called as `call(module, plain, *args)`, where `plain(*args)` is the method.
+    """
+    kind = type(module)
+
+    def wrapped(called: nn.Module, *args: Any) -> Any:
+        return call(called, partial(getattr(kind, method), called), *args)
+
+    own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    module.__class__ = type(kind.__name__, (kind,), {**own, method: wrapped})
 
 
 def require_whole(what: str, value: object) -> None:

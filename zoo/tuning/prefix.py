@@ -2,11 +2,15 @@
 
 Source: Li & Liang 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation",
 arXiv:2101.00190, section 4.2: in each layer attention reads [P_K; K] and [P_V; V] with P learned.
+In an encoder-decoder each attention has a P of its own, as in the authors' code for BART: of the
+source to itself, of the target to itself, and of the target to the source.
 
 Differences: P is learned itself, not made by another network (the paper drops that one after
 training). It begins with the keys and values of random words (the paper, section 7.4: of words).
-None from PEFT without projection; the tests hold the two equal. An encoder's text keeps its
-positions and distances, which do not count the prefix; PEFT's moves it up by P positions.
+None from PEFT without projection on decoders; the tests hold the two equal. The texts of an encoder
+and of an encoder-decoder keep their positions and distances, which do not count the prefix (nor has
+it a position bias in T5). PEFT moves an encoder's text up by P positions; in an encoder-decoder it
+has a prefix for the target's attention to itself alone, and moves the target.
 
 Letters: P prefix length, B batch, G key/value heads, S key length, E d_head, L layers.
 """
@@ -21,12 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.nn import Cache, causal_mask
+from zoo.nn import Cache, EncoderDecoder, causal_mask
 from zoo.nn.attention import AttentionMode
-from zoo.tuning.parts import freeze, require_whole
+from zoo.tuning.parts import OTHERS, freeze, require_whole, wrap
 
 Pair = tuple[Tensor, Tensor]  # keys and values (1, G, P, E) of a layer
-OTHERS = "lora, ia3, houlsby, pfeiffer or bitfit"
 
 
 class Recorder(Cache):
@@ -131,24 +134,27 @@ def adapt(module: nn.Module, *, num_virtual_tokens: int = 16) -> nn.Module:
     """Let keys and values before the text learn.
 
     Args:
-        module: a trained one: a decoder, `module(ids, cache)`, or an encoder, `module(ids, real)`.
+        module: a trained one: a decoder, `module(ids, cache)`, an encoder, `module(ids, real)`, or
+            a `zoo.nn.EncoderDecoder` of texts.
         num_virtual_tokens: P.
 
     Raises:
-        ConfigError: P below 1, or beyond the model's positions; a module of neither kind.
+        ConfigError: P below 1, or beyond the model's positions; a module of no such kind.
     """
     prepare(module, num_virtual_tokens, "Prefix tuning")
     table = token_table(module, "Prefix tuning")
     ids = torch.randint(len(table.weight), (1, num_virtual_tokens), device=table.weight.device)
-    pairs = [(k[0].detach(), v[0].detach()) for k, v in record(module, ids)]  # (G, P, E) each
-    flat = torch.stack([part for pair in pairs for part in pair])  # (2L, G, P, E)
-    shape = flat.shape
-    module.prompt_embeddings = nn.Parameter(flat.permute(2, 0, 1, 3).flatten(1).contiguous())
+    pairs = record(module, ids)
+    parts = [part[0].detach().transpose(0, 1) for pair in pairs for part in pair]  # (P, G, E) each
+    flat = torch.cat([part.flatten(1) for part in parts], dim=1)
+    shapes, sizes = [part.shape for part in parts], [part[0].numel() for part in parts]
+    module.prompt_embeddings = nn.Parameter(flat)
 
     def prefix(adapted: nn.Module) -> list[Pair]:
         numbers: Tensor = adapted.prompt_embeddings  # type: ignore[assignment]
-        layers = numbers.view(len(numbers), shape[0], shape[1], shape[3])  # (P, 2L, G, E)
-        return [(kv[:1], kv[1:]) for kv in torch.split(layers.permute(1, 2, 0, 3), 2)]
+        learned = zip(torch.split(numbers, sizes, 1), shapes, strict=True)
+        found = [part.view(shape).transpose(0, 1)[None] for part, shape in learned]
+        return list(zip(found[::2], found[1::2], strict=True))  # (1, G, P, E) each
 
     put_before(module, num_virtual_tokens, prefix)
     return module
@@ -157,7 +163,13 @@ def adapt(module: nn.Module, *, num_virtual_tokens: int = 16) -> nn.Module:
 def prepare(module: nn.Module, length: int, method: str) -> None:
     """Check that so many virtual tokens fit before the text, and freeze the module."""
     require_whole("num_virtual_tokens", length)
-    most = getattr(getattr(module, "config", None), "max_seq_len", None)
+    config = getattr(module, "config", None)
+    if hasattr(config, "image_size"):
+        raise ConfigError(
+            f"{method} puts tokens before the text that a model reads, and "
+            f"{type(module).__name__} reads pictures: use {OTHERS}"
+        )
+    most = getattr(config, "max_seq_len", None)
     if most is not None and length >= most:
         raise ConfigError(
             f"{method} with {length} virtual tokens leaves no room: this model reads {most} tokens"
@@ -166,7 +178,13 @@ def prepare(module: nn.Module, length: int, method: str) -> None:
 
 
 def token_table(module: nn.Module, method: str) -> nn.Embedding:
-    """The embeddings of the vocabulary: the first table in the module."""
+    """The embeddings of the vocabulary: the first table in the module.
+
+    A module that looks its text up elsewhere says where by a method `token_table()` of its own.
+    """
+    own = getattr(module, "token_table", None)
+    if own is not None:
+        return own()  # type: ignore[no-any-return]
     for part in module.modules():
         if isinstance(part, nn.Embedding):
             return part
@@ -182,14 +200,22 @@ def read(module: nn.Module, ids: Tensor) -> list[Pair]:
     """The keys and values of tokens (1, P) that can be seen: maybe none."""
     recorder = Recorder(token_table(module, "This").weight)
     mode = PrefixAttention()
+    real = torch.ones_like(ids, dtype=torch.bool)
     training = module.training
     module.eval()  # no dropout on what stands before every text
     try:
+        if isinstance(module, EncoderDecoder):
+            with mode:
+                memory = module.encode(ids, real)
+                encoder = len(mode.pairs)
+                module.decode(ids, memory, real)
+            seen = len(mode.pairs) - encoder == 2 * module.config.n_layers
+            return mode.pairs if encoder and seen else []
         if takes_cache(module):
             module(ids, recorder)
         else:
             with mode:
-                module(ids, torch.ones_like(ids, dtype=torch.bool))
+                module(ids, real)
     except TypeError as error:
         raise ConfigError(
             f"{type(module).__name__} is called neither as module(ids, cache) nor as "
@@ -208,7 +234,7 @@ def record(module: nn.Module, ids: Tensor) -> list[Pair]:
             f"{type(module).__name__} has keys and values neither in a cache nor in torch's "
             f"scaled_dot_product_attention, so nothing can stand before them: use {OTHERS}"
         )
-    if any(pair[0].shape != pairs[0][0].shape for pair in pairs):
+    if not isinstance(module, EncoderDecoder) and len({pair[0].shape for pair in pairs}) > 1:
         raise ConfigError(
             f"{type(module).__name__} has layers of keys of several shapes: use {OTHERS}"
         )
@@ -218,8 +244,17 @@ def record(module: nn.Module, ids: Tensor) -> list[Pair]:
 def put_before(module: nn.Module, length: int, prefix: Callable[[nn.Module], list[Pair]]) -> None:
     """From now on every call of the module reads a prefix first.
 
-    A decoder's texts get so much shorter; in an encoder the prefix takes up no positions.
+    A decoder's texts get so much shorter; elsewhere the prefix takes up no positions.
     """
+
+    def encode(called: nn.Module, plain: Callable[..., Tensor], *given: Any) -> Tensor:
+        with PrefixAttention(prefix(called)):
+            return plain(*given)
+
+    def decode(called: Any, plain: Callable[..., Tensor], *given: Any) -> Tensor:
+        # each of its layers attends to the target and to the source
+        with PrefixAttention(prefix(called)[-2 * called.config.n_layers :]):
+            return plain(*given)
 
     def cached(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cache = args[1] if len(args) > 1 else kwargs.get("cache")
@@ -239,7 +274,10 @@ def put_before(module: nn.Module, length: int, prefix: Callable[[nn.Module], lis
         if entered:  # not where the prefix itself could not be made
             entered.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
-    if takes_cache(module):
+    if isinstance(module, EncoderDecoder):
+        wrap(module, "read", encode)
+        wrap(module, "write", decode)
+    elif takes_cache(module):
         module.register_forward_pre_hook(cached, with_kwargs=True)
         shorten(module, length)
     else:
@@ -252,3 +290,5 @@ def shorten(module: nn.Module, length: int) -> None:
     config: Any = getattr(module, "config", None)
     if hasattr(config, "max_seq_len"):
         module.config = dataclasses.replace(config, max_seq_len=config.max_seq_len - length)
+    if isinstance(module, EncoderDecoder) and module.max_len is not None:
+        module.max_len -= length
