@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.charts import lines, scatter, svg
 from zoo.errors import InputError, MissingExtraError
+from zoo.evaluation.baseline import MOST_TEXTS, tfidf_baseline
 from zoo.evaluation.cells import Cell, Workers, run_cells
 from zoo.evaluation.evaluate import evaluate
 from zoo.evaluation.study import Study, find_study, run_study
 from zoo.loading import info, load
 from zoo.model import Model, weights_hash
 from zoo.numbers import lower_is_better, short_bytes, short_count, with_error
-from zoo.registry import registry
+from zoo.registry import registry, resolve
+from zoo.tasks import TextClassification
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+TFIDF = "TF-IDF, logistic regression"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Table:
         rows: a text for each column, best first.
         records: the same with plain numbers, for programs.
         study: the study it was made of, None for models.
+        baseline: what TF-IDF with logistic regression reaches by the headline, and its standard
+            error; None for what is no text classification. It stands in the last row.
     """
 
     title: str
@@ -39,6 +45,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     records: tuple[dict[str, Any], ...]
     study: Study | None = None
+    baseline: tuple[float, float] | None = None
 
     def to_markdown(self) -> str:
         """A Markdown table."""
@@ -73,7 +80,8 @@ class Table:
             record["name"]: (record[of], record["score"], record["standard_error"])
             for record in self.records
         }
-        return scatter(points, x=of.replace("_", " "), y=metric)
+        level = None if self.baseline is None else (TFIDF, self.baseline[0])
+        return scatter(points, x=of.replace("_", " "), y=metric, level=level)
 
     def curves(self) -> "Figure":
         """The training loss of the first seed of each way.
@@ -168,7 +176,7 @@ def compare(
         }
         for model in found
     ]
-    return _of_models(measured, name, split, metrics)
+    return _of_models(measured, name, split, metrics, limit)
 
 
 def _in_processes(
@@ -207,7 +215,7 @@ def _in_processes(
         for _ in run_cells(cells, workers=workers, tell=tell):
             pass
         found = [json.loads(cell.done.read_text(encoding="utf-8")) for cell in cells]
-    return _of_models(found, name, str(options["split"]), metrics)
+    return _of_models(found, name, str(options["split"]), metrics, options["limit"])
 
 
 def _of_models(
@@ -215,6 +223,7 @@ def _of_models(
     task: str,
     split: str,
     metrics: Sequence[str],
+    limit: int | None,
 ) -> Table:
     first = metrics[0]
     records: list[dict[str, Any]] = [
@@ -241,11 +250,34 @@ def _of_models(
     )
     titles = tuple(name.replace("_", " ") for name in metrics)
     columns = ("model", *titles, "parameters")
-    return Table(f"{task}, {split}", columns, rows, tuple(records))
+    reached = _tfidf(task, split, limit)
+    if reached is None:
+        return Table(f"{task}, {split}", columns, rows, tuple(records))
+    scores = (with_error(reached[name], reached[f"{name}_stderr"]) for name in metrics)
+    baseline = (reached[first], reached[f"{first}_stderr"])
+    return Table(
+        f"{task}, {split}",
+        columns,
+        (*rows, (TFIDF, *scores, short_count(int(reached["features"])))),
+        tuple(records),
+        baseline=baseline,
+    )
+
+
+def _tfidf(task: str, split: str, limit: int | None) -> Mapping[str, float] | None:
+    """The scores of the baseline, of text classification where scikit-learn is installed."""
+    found = resolve(registry().tasks.get(task).target)()
+    if not isinstance(found, TextClassification) or "train" not in found.splits:
+        return None
+    try:
+        return tfidf_baseline(found, split=split, limit=limit, texts=MOST_TEXTS)
+    except (InputError, MissingExtraError):
+        return None
 
 
 def _of_study(study: Study) -> Table:
-    rows, records = [], []
+    rows: list[tuple[str, ...]] = []
+    records = []
     for name, (mean, error, runs) in study.means().items():
         middle = sorted(runs, key=lambda run: run.minutes)[len(runs) // 2]
         memory = [run.memory for run in runs if run.memory]
@@ -273,6 +305,10 @@ def _of_study(study: Study) -> Table:
                 short_bytes(middle.bytes),
             )
         )
-    columns = ("method", study.metric.replace("_", " "), "seeds", "trained", "share", "minutes")
-    title = f"{study.name}: {study.facts.get('base', study.plan['base'])} on {study.plan['task']}"
-    return Table(title, (*columns, "memory", "file"), tuple(rows), tuple(records), study)
+    metric = study.metric.replace("_", " ")
+    columns = ("method", metric, "seeds", "trained", "share", "minutes", "memory", "file")
+    title = f"{study.name}: {study.subject} on {study.plan['task']}"
+    if baseline := study.facts.get("baseline"):
+        baseline = (baseline[0], baseline[1])
+        rows.append((TFIDF, with_error(*baseline), *[""] * 6))
+    return Table(title, columns, tuple(rows), tuple(records), study, baseline)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.card import Card
-from zoo.data import PAIRED
+from zoo.data import COUNTED, PAIRED
 from zoo.errors import CardError, DataNotFoundError, InputError, UnknownNameError
 from zoo.hookspecs import Task
 from zoo.loading import load
@@ -18,25 +18,22 @@ from zoo.tasks import (
     labelled_file,
     pair_file,
     picture_folder,
+    preference_file,
     text_stream,
 )
-from zoo.tasks.conversation_file import (
-    ConversationFile,
-    Conversations,
-    NoShape,
-    question_of,
-    read_conversations,
-)
+from zoo.tasks.conversation_file import ConversationFile, Conversations, NoShape
 from zoo.tasks.files import warn_of_shared
 from zoo.tasks.labelled_file import LabelledFile, Table, read_table
-from zoo.tasks.own_data import LABELLED, SHOWN, TOLD, OwnData, check_kind
+from zoo.tasks.own_data import LABELLED, SHOWN, TOLD, ZERO_SHOT, OwnData, check_kind
 from zoo.tasks.pair_file import PairFile, Pairs, read_pairs
-from zoo.tasks.picture_folder import PictureFolder, read_pictures, to_measure
+from zoo.tasks.picture_folder import PictureFolder, ZeroShotFolder, read_pictures, to_measure
+from zoo.tasks.preference_file import PreferenceFile, Preferences, read_told
 from zoo.tasks.text_stream import Source, TextStream, is_stream
 
 OPENED = {
     "pairs": pair_file.open_pairs,
-    "conversations": conversation_file.open_conversations,
+    "conversations": preference_file.open_told,
+    "preferences": preference_file.open_told,
     "pictures": picture_folder.open_pictures,
     "texts": labelled_file.open_data,
     "characters": text_stream.open_stream,
@@ -71,16 +68,18 @@ def evaluate(
         data: the user's own data instead of a task. For text classification labelled texts: a CSV,
             TSV or JSONL file, or `"hf://datasets/owner/name"`. For translation and the like pairs:
             such a file, or two text files, sources and targets. For text generation conversations,
-            such a file or a JSON one. For image classification a folder of pictures, FOLDER/label/
-            or FOLDER/test/label/. All of them are the split "test";
-            of the data that the model was trained on, what was held out.
+            such a file or a JSON one, or pairs of answers (chosen and rejected). For image
+            classification, zero-shot too, a folder of pictures, FOLDER/label/ or
+            FOLDER/test/label/. All of them
+            are the split "test"; of the data that the model was trained on, what was held out.
         text_column: of labelled texts; may be left out where only one column can be meant.
         label_column: likewise.
         source_column: of pairs in one file; likewise.
         target_column: likewise.
 
     Returns:
-        Each metric, and under `metric_stderr` its standard error.
+        Each metric, and under `metric_stderr` its standard error; of BLEU and chrF also the ends of
+        the 95% interval, `metric_low` and `metric_high`.
 
     Raises:
         UnknownNameError: no such task or split.
@@ -209,9 +208,8 @@ def _facts(card: Card) -> dict[str, Any]:
 
 
 def _kind(facts: Mapping[str, Any]) -> str:
-    """What the user's own data are: pairs, conversations, pictures, running or labelled texts."""
-    kinds = ("pairs", "conversations", "pictures", "characters")
-    return next((kind for kind in kinds if kind in facts), "texts")
+    """What the user's own data are: one of `COUNTED`, or labelled texts."""
+    return next((kind for kind in COUNTED if kind in facts), "texts")
 
 
 def _entry_of(task: OwnData, pipeline: str) -> Task:
@@ -219,8 +217,10 @@ def _entry_of(task: OwnData, pipeline: str) -> Task:
         return pair_file.entry_of(task, pipeline=pipeline)
     if isinstance(task, ConversationFile):
         return conversation_file.entry_of(task)
+    if isinstance(task, PreferenceFile):
+        return preference_file.entry_of(task)
     if isinstance(task, PictureFolder):
-        return picture_folder.entry_of(task)
+        return picture_folder.entry_of(task, pipeline=pipeline)
     if isinstance(task, TextStream):
         return text_stream.entry_of(task)
     return labelled_file.entry_of(task)
@@ -231,7 +231,7 @@ def _of_files(
 ) -> tuple[Task, OwnData]:
     """Files that the user names: all of them, or what was held out when they are the model's."""
     where, count = " and ".join(files), len(files)
-    if model.pipeline not in (*PAIRED, LABELLED, TOLD, SHOWN):
+    if model.pipeline not in (*PAIRED, LABELLED, TOLD, SHOWN, ZERO_SHOT):
         raise InputError(
             f"{where}: labelled texts measure text-classification models, {model.name} is a "
             f"{model.pipeline} model"
@@ -244,6 +244,9 @@ def _of_files(
         running = _of_running_text(model, files[0], columns.get("text_column", ""), own)
         return _entry_of(running, model.pipeline), running
     check_kind({**columns, "target_path": "".join(files[1:])}, model.pipeline)
+    if model.pipeline == ZERO_SHOT:
+        folder = ZeroShotFolder(to_measure(read_pictures(files[0]), files[0]))
+        return _entry_of(folder, model.pipeline), folder
     if model.pipeline == SHOWN:
         pictures = _of_folder(model, files[0], own)
         return _entry_of(pictures, model.pipeline), pictures
@@ -258,6 +261,8 @@ def _of_files(
         task = _own_files(model, found, own)
     elif isinstance(found, Conversations):
         task = ConversationFile(None, found)
+    elif isinstance(found, Preferences):
+        task = PreferenceFile(None, found)
     elif isinstance(found, Pairs):
         task = PairFile(None, found)
     else:
@@ -310,18 +315,18 @@ def _of_running_text(model: Model, path: str, column: str, own: Mapping[str, Any
 
 def _texts(task: OwnData, split: str) -> list[str]:
     """What decides whether a row is known: the texts, the sources, or the questions."""
-    if isinstance(task, ConversationFile):
-        return [question_of(messages) for messages in task.parts[split]]
+    if isinstance(task, (ConversationFile, PreferenceFile)):
+        return task.questions(split)
     assert not isinstance(task, (PictureFolder, TextStream))  # which have no rows of texts
     return task.parts[split][0]
 
 
 def _read(
     pipeline: str, files: Sequence[str], columns: Mapping[str, str], own: Mapping[str, Any]
-) -> Table | Pairs | Conversations:
+) -> Table | Pairs | Conversations | Preferences:
     """Read files; a column left out is the one that was learned from, where there is such."""
     if pipeline == TOLD:
-        return read_conversations(files[0])
+        return read_told(files[0])
     kinds = COLUMNS[pipeline in PAIRED]
     one, other = (columns.get(kind, "") for kind in kinds)
     usual = [own.get(kind, "") for kind in kinds]
@@ -331,10 +336,11 @@ def _read(
 
 
 def _own_files(
-    model: Model, found: Table | Pairs | Conversations, own: Mapping[str, Any]
+    model: Model, found: Table | Pairs | Conversations | Preferences, own: Mapping[str, Any]
 ) -> OwnData:
     """What was held out of the data that a model was trained on."""
-    kinds = () if isinstance(found, Conversations) else COLUMNS[isinstance(found, Pairs)]
+    no_columns = isinstance(found, (Conversations, Preferences))
+    kinds = () if no_columns else COLUMNS[isinstance(found, Pairs)]
     learned = [own.get(kind, "") for kind in kinds]
     if "test_path" in own or learned != [getattr(found, kind) for kind in kinds]:
         of = f", columns {' and '.join(learned)}" if learned and all(learned) else ""
@@ -345,6 +351,8 @@ def _own_files(
     seed = own.get("seed", 1)
     if isinstance(found, Conversations):
         return ConversationFile(found, seed=seed)
+    if isinstance(found, Preferences):
+        return PreferenceFile(found, seed=seed)
     return (
         PairFile(found, seed=seed) if isinstance(found, Pairs) else LabelledFile(found, seed=seed)
     )

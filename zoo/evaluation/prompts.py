@@ -23,11 +23,18 @@ from torch import Tensor
 from zoo.errors import InputError, RecipeError
 from zoo.loading import load
 from zoo.model import Model
-from zoo.pipelines.zero_shot import ZeroShotImageClassification, check_templates, named
+from zoo.pipelines.picture_index import PictureIndex
+from zoo.pipelines.zero_shot import (
+    ZeroShotImageClassification,
+    check_templates,
+    named,
+    require_different,
+    with_synonyms,
+)
 from zoo.registry import registry, resolve
 from zoo.tasks.contrastive import Contrastive
 from zoo.tasks.image_classification import ImageClassification
-from zoo.tasks.picture_folder import read_pictures, to_measure
+from zoo.tasks.picture_folder import read_pictures, spoken, to_measure
 
 CANDIDATES = (  # the bare label first; a few of the 80 of Radford et al. 2021
     "{}",
@@ -90,6 +97,7 @@ class PromptStudy:
         model: its name.
         data: the folder or the task.
         labels: the names of each label, the one it is called by first.
+        negative_labels: likewise.
         chosen_on: how many pictures the best set was chosen on; others than those measured.
         measured_on: how many pictures every number is of.
         trials: each template alone; the first is what others are compared with.
@@ -99,6 +107,7 @@ class PromptStudy:
     model: str
     data: str
     labels: tuple[tuple[str, ...], ...]
+    negative_labels: tuple[tuple[str, ...], ...]
     chosen_on: int
     measured_on: int
     trials: tuple[Trial, ...]
@@ -128,6 +137,7 @@ def study_prompts(
     templates: Sequence[str] = CANDIDATES,
     *,
     synonyms: Mapping[str, Sequence[str]] | None = None,
+    negative_labels: Sequence[str | Sequence[str]] = (),
     limit: int | None = None,
     seed: int = 1,
 ) -> PromptStudy:
@@ -143,12 +153,13 @@ def study_prompts(
         templates: sentences with `{}` where the label goes; the first is what others are held
             against.
         synonyms: further names of labels, such as `{"dog": ["puppy"]}`.
+        negative_labels: a picture that one of them fits better than every label counts as wrong.
         limit: of so many pictures only, drawn.
         seed: of all that is drawn.
 
     Raises:
-        InputError: a template without `{}` or twice there, a synonym of no label, or too few
-            pictures of one.
+        InputError: a template without `{}` or twice there, a synonym of no label, a negative label
+            that is one of the labels, or too few pictures of one.
         DataNotFoundError: no such folder or task.
     """
     if not isinstance(model, Model):
@@ -160,9 +171,13 @@ def study_prompts(
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, got {limit}")
     found = _embedded(pipeline, str(data), limit, seed)
-    labels = _names(found.labels, synonyms or {})
-    texts = torch.stack(  # (K, L, D)
-        [pipeline.classifier(labels, [template]) for template in templates]
+    labels = [
+        [spoken(names[0]), *names[1:]] for names in with_synonyms(found.labels, synonyms or {})
+    ]
+    others = named(negative_labels) if negative_labels else []
+    require_different([*labels, *others])
+    texts = torch.stack(  # (K, L, D), the negative labels last: they are never right
+        [pipeline.classifier([*labels, *others], [template]) for template in templates]
     )
     choose, measure = halves(found.right, seed)
     best = greedy(found.vectors[choose], found.right[choose], texts)
@@ -180,6 +195,7 @@ def study_prompts(
         model=model.name,
         data=str(data),
         labels=tuple(map(tuple, labels)),
+        negative_labels=tuple(map(tuple, others)),
         chosen_on=len(choose),
         measured_on=len(measure),
         trials=tuple(trial([place]) for place in range(len(templates))),
@@ -249,15 +265,15 @@ def write_prompts(study: PromptStudy, path: Path) -> None:
         "templates = [",
         *[f"  {json.dumps(one, ensure_ascii=False)}," for one in best.templates],
         "]",
-        "labels = [",
-        *[f"  {listed(names)}," for names in study.labels],
-        "]",
     ]
+    for key, labels in (("labels", study.labels), ("negative_labels", study.negative_labels)):
+        if labels:
+            lines += [f"{key} = [", *[f"  {listed(names)}," for names in labels], "]"]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_prompts(path: Path) -> dict[str, Any]:
-    """`labels` and `templates` of a file that `write_prompts` wrote, to call a model with.
+    """What a file that `write_prompts` wrote calls a model with: labels and templates.
 
     Raises:
         RecipeError: it is not such a file.
@@ -266,22 +282,14 @@ def read_prompts(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} holds no prompts: {error}") from error
-    found: dict[str, Any] = {key: values[key] for key in ("labels", "templates") if key in values}
+    keys = ("labels", "templates", "negative_labels")
+    found: dict[str, Any] = {key: values[key] for key in keys if key in values}
     if not all(isinstance(value, list) for value in found.values()) or "templates" not in found:
         raise RecipeError(f"{path} holds no prompts: it needs a list `templates`")
     check_templates(found["templates"])
-    if "labels" in found:
-        named(found["labels"])
+    for key in found.keys() - {"templates"}:
+        named(found[key])
     return found
-
-
-def _names(labels: Sequence[str], synonyms: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """The names of each label; folders are called with `_` where texts have a space."""
-    if unknown := set(synonyms) - set(labels):
-        raise InputError(
-            f"{sorted(unknown)[0]!r} is none of the labels {', '.join(labels)}: synonyms are of one"
-        )
-    return named([[label.replace("_", " "), *synonyms.get(label, ())] for label in labels])
 
 
 def _embedded(
@@ -290,7 +298,6 @@ def _embedded(
     """The vectors of a folder's pictures or of a task's, at most `limit` of them."""
     tasks = registry().tasks
     is_task = data in tasks.names() and not Path(data).is_dir()
-    inputs: Any
     if is_task:
         task = resolve(tasks.get(data).target)()
         if isinstance(task, Contrastive):
@@ -310,17 +317,17 @@ def _embedded(
     places = np.arange(len(right))
     if limit is not None and limit < len(places):
         places = np.sort(np.random.default_rng(seed).permutation(len(right))[:limit])
-    vectors = []
+    kept = tuple(names[n] for n in places)
+    if not is_task:
+        files = [album.files[place] for place in places]
+        _, vectors = PictureIndex.of(pipeline).vectors(files)
+        return Measured(tuple(labels), right[places], kept, vectors)
+    found = []
     for start in range(0, len(places), pipeline.batch):
         some = places[start : start + pipeline.batch].tolist()
-        if is_task:
-            inputs = list(source(some, SIZE).permute(0, 2, 3, 1).numpy())
-        else:
-            inputs = [album.files[place] for place in some]
-        vectors.append(pipeline.embed_pictures(inputs))
-    return Measured(
-        tuple(labels), right[places], tuple(names[n] for n in places), torch.cat(vectors)
-    )
+        inputs = list(source(some, SIZE).permute(0, 2, 3, 1).numpy())
+        found.append(pipeline.embed_pictures(inputs))
+    return Measured(tuple(labels), right[places], kept, torch.cat(found))
 
 
 def _hits(

@@ -38,7 +38,7 @@ COLD = """
 import json, sys, time
 began = time.perf_counter()
 import zoo
-model = zoo.load(sys.argv[1])
+model = zoo.load(sys.argv[1], engine=sys.argv[4] or None)
 loaded = time.perf_counter()
 import torch
 if sys.argv[2] == "write":
@@ -153,7 +153,12 @@ def measured(works: Sequence[Work], rounds: int) -> list[Figure]:
 
 
 def bench(
-    ref: str | Path, *, batches: Sequence[int] = BATCHES, tokens: int = TOKENS, rounds: int = 5
+    ref: str | Path,
+    *,
+    batches: Sequence[int] = BATCHES,
+    tokens: int = TOKENS,
+    rounds: int = 5,
+    engine: str | None = None,
 ) -> tuple[Model, list[Figure]]:
     """Time a model from a cold process on: start, load, memory, and what it does a second.
 
@@ -162,6 +167,7 @@ def bench(
         batches: texts or pictures at a time.
         tokens: to write in a round.
         rounds: of each.
+        engine: as of `zoo.load`; what it reads is written before anything is timed.
 
     Returns:
         The model, and the figures.
@@ -170,10 +176,10 @@ def bench(
         InputError: a size below 1, or a kind of model that is not timed.
         ZooError: the model is not found or loaded.
     """
-    model = load(ref)
+    model = load(ref, engine=engine)
     todo = works(model, batches=batches, tokens=tokens)
     figures = measured(todo, rounds)
-    return model, _cold(str(ref), model, rounds) + figures
+    return model, _cold(str(ref), model, rounds, engine) + figures
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -282,10 +288,11 @@ def _ids(model: Model, batch: int, length: int) -> Tensor:
     return ids.to(model.device)
 
 
-def _cold(ref: str, model: Model, rounds: int) -> list[Figure]:
+def _cold(ref: str, model: Model, rounds: int, engine: str | None = None) -> list[Figure]:
     """Figures of processes that load the model and answer once."""
     kind = _kind(model)
     command = [sys.executable, "-c", COLD, ref, kind, json.dumps(_shapes(model, 1))]
+    command.append(engine or "")
     whole: list[tuple[float, float]] = []
     loading: list[tuple[float, float]] = []
     peaks: list[tuple[float, float]] = []

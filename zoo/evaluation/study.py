@@ -1,8 +1,9 @@
-"""A study: one base adapted in several ways, with several seeds, under one budget.
+"""A study: one model trained, or one base adapted, in several ways, several seeds, one budget.
 
 It is planned by a TOML file: the keys of a recipe, `seeds`, and a table `[methods.NAME]` for each
-way, with the method's options and whatever it needs to differ in [training], its learning rate
-above all. Beside the plan `STUDY.toml` lies its outcome `STUDY.json`, from which documentation and
+way. That holds whatever is other than in the recipe: keys of [training], the learning rate above
+all, and tables such as `embeddings` or `config`; where there is a base, the method's options too.
+Beside the plan `STUDY.toml` lies its outcome `STUDY.json`, from which documentation and
 gallery draw.
 
 Each run has a process of its own, so that its peak memory can be told, and a folder that is kept:
@@ -34,6 +35,7 @@ RUN = "run.json"  # what is kept of a run, in its folder
 POINTS = 60  # of a curve, at most
 TRAINING = {field.name for field in fields(TrainingSettings)}
 OWN = ("summary", "seeds", "methods")  # keys of a plan that a recipe has not
+TABLES = ("tokenizer", "config", "embeddings", "objective")  # of a recipe, that a way may change
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Run:
 
     Attributes:
         name: of the way in the plan.
-        method: name of the tuning.
+        method: name of the tuning; empty without a base.
         seed: of the run.
         scores: metric, and `metric_stderr`, on the first test split.
         trained: how many numbers learned.
@@ -77,7 +79,8 @@ class Study:
         seeds: of the runs of each way.
         source: the plan's file.
         runs: what is done.
-        facts: the base with its hash, hardware and versions.
+        facts: the architecture, the base with its hash, hardware and versions; of text
+            classification `baseline`, what TF-IDF reaches by the headline and its standard error.
     """
 
     name: str
@@ -90,6 +93,12 @@ class Study:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def subject(self) -> str:
+        """What every way begins with: the base, or the architecture."""
+        known = {**self.plan, **self.facts}
+        return str(known.get("base") or known["architecture"])
+
+    @property
     def metric(self) -> str:
         """The headline."""
         return registry().tasks.get(self.plan["task"]).metrics[0]
@@ -100,11 +109,18 @@ class Study:
         Raises:
             RecipeError: it asks for something impossible.
         """
-        tuning = dict(self.methods[name])
-        training = dict(self.plan["training"])
-        training |= {key: tuning.pop(key) for key in list(tuning) if key in TRAINING}
-        tuning = {"method": tuning.pop("method", name), **tuning}
-        values = {**self.plan, "seed": seed, "training": training, "tuning": tuning}
+        way, values = dict(self.methods[name]), {**self.plan, "seed": seed}
+        training = {key: way.pop(key) for key in list(way) if key in TRAINING}
+        values["training"] = {**values["training"], **training}
+        for key in [key for key in way if key in TABLES]:
+            values[key] = {**values.get(key, {}), **way.pop(key)}
+        if "base" in values:
+            values["tuning"] = {"method": way.pop("method", name), **way}
+        elif way:
+            raise RecipeError(
+                f"{self.source}: {next(iter(way))} of {name} is no key of [training] and none of "
+                f"{', '.join(TABLES)}; ways of adapting need a base"
+            )
         return Recipe.from_dict({"name": f"{self.name}-{name}-{seed}", **values})
 
     def means(self) -> dict[str, tuple[float, float, list[Run]]]:
@@ -153,9 +169,11 @@ def find_study(ref: str | Path) -> Study:
         raise RecipeError(f"{path}: a study has a table [methods.NAME] for each way it compares")
     if not isinstance(seeds, list) or any(type(seed) is not int or seed < 0 for seed in seeds):
         raise RecipeError(f"{path}: seeds must be whole numbers from 0 on, got {seeds!r}")
-    for key in ("base", "task", "training"):
+    for key in ("task", "training"):
         if key not in values:
             raise RecipeError(f"{path} lacks {key}")
+    if not {"base", "architecture"} & values.keys():
+        raise RecipeError(f"{path} lacks a base to adapt, or an architecture to train")
     plan = {key: value for key, value in values.items() if key not in OWN}
     summary = str(values.get("summary", ""))
     study = Study(path.stem, summary, plan, methods, tuple(seeds), path)
@@ -193,12 +211,15 @@ def run_study(
 
     Raises:
         UnknownNameError: a way that the plan has not.
+        RecipeError: a run in `out` was made by another plan, or from other weights.
         TrainingError: a run failed; what is done is kept.
     """
     for name in methods:
         if name not in study.methods:
             raise UnknownNameError(f"method of {study.name}", name, study.methods)
     if base is not None:
+        if "base" not in study.plan:
+            raise RecipeError(f"{study.name} trains from the start, it has no base")
         study = Study(**{**vars(study), "plan": {**study.plan, "base": base}})
     wanted = list(methods) or list(study.methods)
     plans = [(name, seed) for seed in study.seeds for name in wanted]
@@ -206,6 +227,7 @@ def run_study(
         study.recipe(name, seed)
     check_workers(workers)
     out = Path(out)
+    _check_runs(study, out)
     out.mkdir(parents=True, exist_ok=True)
     cells = [_cell(study.recipe(name, seed), out / f"{name}-{seed}") for name, seed in plans]
     for _ in run_cells(cells, workers=workers, tell=tell):
@@ -215,9 +237,35 @@ def run_study(
     return study
 
 
+def _check_runs(study: Study, out: Path) -> None:
+    """Refuse to put runs of another plan, or from other weights, beside new ones."""
+    from zoo.loading import info
+    from zoo.model import weights_hash
+
+    done = [(name, seed) for name in study.methods for seed in study.seeds]
+    done = [(name, seed) for name, seed in done if (out / f"{name}-{seed}" / RUN).is_file()]
+    base = study.plan.get("base")
+    begins = weights_hash(info(base)) if done and base else ""
+    for name, seed in done:
+        folder = out / f"{name}-{seed}"
+        facts = json.loads((folder / RUN).read_text(encoding="utf-8"))["facts"]
+        what = ""
+        if facts.get("base_sha256", "") != begins:
+            what = f"began with other weights of {facts['base']} than there are now"
+        elif _plan_of(folder).read_text(encoding="utf-8") != study.recipe(name, seed).dump():
+            what = f"follows another plan than {study.name} is now: see {_plan_of(folder)}"
+        if what:
+            raise RecipeError(f"{folder} {what}. Give another out=, or delete it to have it anew")
+
+
+def _plan_of(folder: Path) -> Path:
+    """Where the recipe of a run lies."""
+    return folder.with_name(f"{folder.name}.toml")
+
+
 def _cell(recipe: Recipe, folder: Path) -> Cell:
     """One run, in another process."""
-    plan = folder.with_name(f"{folder.name}.toml")
+    plan = _plan_of(folder)
     if not (folder / RUN).is_file():
         _replace(plan, recipe.dump())
     return Cell(folder.name, [__spec__.name, str(plan), str(folder)], folder / RUN)
@@ -279,8 +327,6 @@ def _train(recipe: Recipe, folder: Path) -> None:
     import torch
 
     from zoo import __version__
-    from zoo.loading import info
-    from zoo.model import weights_hash
     from zoo.training.loop import train
 
     begun = folder.with_name(f"{folder.name}.partial") / checkpoint.FILE
@@ -296,13 +342,15 @@ def _train(recipe: Recipe, folder: Path) -> None:
         if score.split == first and score.standard_error is not None
     }
     curve = losses(read_curve(folder))
-    base = info(recipe.base)
+    groups = card.training.get("parameter_groups", ())
+    held = sum(group["numbers"] for group in groups if group["frozen_epochs"] == "all")
+    parameters = sum(parameter.numel() for parameter in model.module.parameters())
     run = {
-        "method": recipe.tuning["method"],
+        "method": recipe.tuning.get("method", ""),
         "seed": recipe.seed,
         "scores": {**scores, **errors},
-        "trained": card.training["trained_parameters"],
-        "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
+        "trained": card.training.get("trained_parameters", parameters - held),
+        "parameters": parameters,
         "minutes": card.training["minutes"],
         "memory": peak_memory(),
         "bytes": weights.stat().st_size,
@@ -311,14 +359,25 @@ def _train(recipe: Recipe, folder: Path) -> None:
     facts = {
         "task": recipe.task,
         "split": first,
-        "base": base.name,
-        "base_sha256": weights_hash(base),
+        "architecture": recipe.architecture,
+        **_base_of(recipe),
+        **({} if card.scores[0].baseline is None else {"baseline": card.scores[0].baseline}),
         "hardware": card.training["hardware"],
         "torch": str(torch.__version__),
         "txzoo": __version__,
     }
     text = json.dumps({"run": run, "facts": facts}, indent=1)
     (folder / RUN).write_text(text + "\n", encoding="utf-8")
+
+
+def _base_of(recipe: Recipe) -> dict[str, str]:
+    from zoo.loading import info
+    from zoo.model import weights_hash
+
+    if not recipe.base:
+        return {}
+    base = info(recipe.base)
+    return {"base": base.name, "base_sha256": weights_hash(base)}
 
 
 def peak_memory() -> int | None:

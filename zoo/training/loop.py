@@ -21,7 +21,7 @@ from zoo import __version__, conversation
 from zoo.data import PAIRED
 from zoo.errors import RecipeError, TrainingError
 from zoo.folder import CARD, LOG, RECIPE, FileRecord, save_folder
-from zoo.loading import load
+from zoo.loading import load, locate
 from zoo.model import Model
 from zoo.nn import PlainAttention, reordered
 from zoo.registry import registry, resolve
@@ -140,13 +140,16 @@ def _absolute(ref: str) -> str:
 
 
 def find_recipe(name: str | Path) -> Recipe:
-    """The recipe in a file, in a model folder, or of a registered model."""
+    """The recipe in a file, in a model folder, or of a model, registered or on the Hub."""
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         return Recipe.read(path)
     if (path / RECIPE).is_file():
         return Recipe.read(path / RECIPE)
-    folder = Path(registry().models.get(str(name)).folder)
+    if str(name).startswith("hf://"):
+        folder = locate(str(name)).folder
+    else:
+        folder = Path(registry().models.get(str(name)).folder)
     if not (folder / RECIPE).is_file():
         raise RecipeError(f"{name} has no {RECIPE} in its folder, so it cannot be trained")
     return Recipe.read(folder / RECIPE)
@@ -322,7 +325,7 @@ class Run:
             self._restore()
         log = Log(self.folder / LOG, self.step, enabled=self.accelerator.is_main_process)
         started = time.monotonic() - self.seconds
-        recent, epoch = self.recent, self.epoch
+        recent = self.recent
         progress = Progress(
             self.recipe.name, self.settings.steps, enabled=self.accelerator.is_main_process
         )
@@ -347,7 +350,7 @@ class Run:
                     log.write(step=self.step, skipped=self.skipped)
                 else:
                     recent.append(result)
-                    epoch.append(result[0])
+                    self.epoch.append(result[0])
                 if self.step % self.settings.log_every == 0 and recent:
                     losses, norms = zip(*recent, strict=True)
                     log.write(
@@ -359,9 +362,7 @@ class Run:
                     )
                     progress.update(self.step, loss=sum(losses) / len(losses), rate=rate)
                     recent.clear()
-                if (number := int(self.epochs)) > before and epoch:
-                    log.write(epoch=number, step=self.step, **self._epoch_line(epoch))
-                    epoch.clear()
+                self._log_epoch(log, progress, before)
                 if self._looks(self.step):
                     self._log_validation(log, progress)
                 if self.step % self.settings.checkpoint_every == 0:
@@ -380,12 +381,27 @@ class Run:
         for line in groups.lines(entries):
             progress.note(line)
 
-    def _epoch_line(self, losses: list[float]) -> dict[str, float]:
-        """Mean loss of an epoch, and of a language model its perplexity per token."""
-        mean = sum(losses) / len(losses)
-        if self.task_entry.pipeline != "text-generation":
-            return {"loss": round(mean, 5)}
-        return {"loss": round(mean, 5), "perplexity": round(math.exp(min(mean, 700.0)), 3)}
+    def _log_epoch(self, log: "Log", progress: Progress, before: int) -> None:
+        """Mean loss of an epoch, where it or the run has ended, and its perplexity per token.
+
+        Epochs of fewer steps than the log has between two lines stand in the log alone. `before`
+        counts those that had ended before the last step.
+        """
+        share = self.epochs - before  # of this epoch that was read
+        last = self.step == self.settings.steps and not self.reads_a_stream
+        if not self.epoch or not (share >= 1 or last):
+            return
+        mean = sum(self.epoch) / len(self.epoch)
+        self.epoch.clear()
+        values = {"loss": round(mean, 5)}
+        if self.task.loss_of_tokens:
+            values["perplexity"] = round(math.exp(min(mean, 700.0)), 3)
+        of_it = {} if share >= 1 else {"share": round(share, 3)}
+        log.write(epoch=before + 1, step=self.step, **of_it, **values)
+        if self.batches.per_epoch >= self.settings.log_every:
+            words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            ended = f", ended at {share:.0%}" if of_it else ""
+            progress.note(f"epoch {before + 1}{ended}: {words}")
 
     def _looks(self, step: int) -> bool:
         """Whether the validation split is measured after so many steps."""
@@ -658,6 +674,7 @@ def _finish(run: Run, folder: Path) -> None:
         architecture=run.architecture,
         task=run.task_entry,
         data=run.task.facts() if isinstance(run.task, OwnData) else None,
+        base=run.base.card if run.base is not None else None,
         distributions={"txzoo": __version__} | {o.distribution: o.version for o in owners},
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         training={
@@ -681,8 +698,10 @@ def _finish(run: Run, folder: Path) -> None:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """What a card says besides of a run that kept the best weights, or began with embeddings."""
+    """What a card says besides of a run: what was left out, kept, or taken from a source."""
     facts: dict[str, Any] = {}
+    if left := getattr(run.batches, "left_out", 0):  # of tasks that never cut an example
+        facts["left_out"] = {"train": left}
     if run.best.step:
         facts["kept"] = {"step": run.best.step, "validation": {run.best.metric: run.best.score}}
     if run.taken is not None:

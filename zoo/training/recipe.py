@@ -246,7 +246,8 @@ class Recipe:
         configuration stands in a `config` of its own. `data`, the
         path of labelled texts or sentence pairs, or two paths, sources and targets, takes the place
         of the task; names of columns, `test_data` and `license` go with it. Keys of `embeddings` go
-        into the table that is there; an empty `source` takes the table away.
+        into the table that is there; an empty `source` takes the table away, and leaves its
+        tokenizer where [tokenizer] takes that of the source.
         """
         changes = self._with_data(changes)
         if isinstance(changes.get("tuning"), str):
@@ -278,6 +279,8 @@ class Recipe:
         values["config"] = {**self.config, **changes.get("config", {}), **parts["config"]}
         if isinstance(given := values["embeddings"], Mapping):
             values["embeddings"] = {**self.embeddings, **given}
+            if not values["embeddings"].get("source"):
+                values["tokenizer"] = _with_source(values["tokenizer"], self.embeddings)
         values["training"] = _settings(self, parts)
         return self.from_dict(values, source=source)
 
@@ -316,11 +319,18 @@ class Recipe:
         return {**rest, "data": new, "task": ""}
 
     def _shared_objective(self) -> Mapping[str, Any]:
-        """Of [objective] what tasks of this kind know, not what this one alone does."""
+        """Of [objective] what tasks of this kind know, not what this one alone does.
+
+        Nor what is so without saying it: the data may be of another kind.
+        """
         with suppress(UnknownNameError):
-            kinds = type(resolve(registry().tasks.get(self.task).target)()).__mro__[1:]
-            known = set().union(*(vars(kind).get("objective", {}) for kind in kinds))
-            return {key: value for key, value in self.objective.items() if key in known}
+            usual: dict[str, Any] = {}
+            for kind in reversed(
+                type(resolve(registry().tasks.get(self.task).target)()).__mro__[1:]
+            ):
+                usual |= vars(kind).get("objective", {})
+            given = self.objective.items()
+            return {key: value for key, value in given if key in usual and value != usual[key]}
         return self.objective
 
     def _paired(self) -> str:
@@ -411,6 +421,13 @@ def _embeddings(values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("base") and table["source"]:
         raise RecipeError("recipe has [embeddings] and a base, which has its own: leave one out")
     return table if table["source"] else {}
+
+
+def _with_source(tokenizer: Any, embeddings: Mapping[str, Any]) -> Any:
+    """The [tokenizer] table, with the source that it had from [embeddings]."""
+    if not embeddings or not isinstance(tokenizer, Mapping) or tokenizer.get("kind") != "source":
+        return tokenizer
+    return {"source": embeddings["source"], **tokenizer}
 
 
 def _beside(table: Mapping[str, Any], folder: Path, *keys: str) -> dict[str, Any]:

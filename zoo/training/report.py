@@ -1,5 +1,6 @@
 """What a finished run writes on its card."""
 
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,16 @@ from typing import Any
 import torch
 
 from zoo.card import Card, at_context
-from zoo.evaluation import evaluate
+from zoo.data import COUNTED
+from zoo.errors import InputError, MissingExtraError
+from zoo.evaluation.baseline import baseline_of
+from zoo.evaluation.evaluate import choose, evaluate
 from zoo.folder import CARD, RECIPE, FileRecord
 from zoo.hookspecs import Architecture, Task
 from zoo.loading import load
 from zoo.model import Model, weights_hash
 from zoo.numbers import plural, rounded, with_error
+from zoo.tasks import TextClassification
 from zoo.training.recipe import Recipe
 
 EXPECT = "# expect:"
@@ -58,6 +63,15 @@ print({call})
 By `recipe.toml` beside this card: `txzoo train recipe.toml --out {name}`. The curve is in
 `training.jsonl`.
 """
+BESIDE = """\
+The base is loaded too, and what was learned stands beside it; `load_adapter` puts it on a base that
+is loaded already."""
+ALONE = "All weights are in this folder; the base is what they began as."
+# a licence that asks for no more than to be named with what is made of it
+PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "odc-by")
+LICENSE = ("license", "license_name", "license_link")
+# counts of what was left out of a split's scores
+NOT_MEASURED = ("skipped_tokens", "left_out", "exact_match_left_out")
 CALLS = {
     "image-classification": 'model("picture.png"), model(["two.png", "pictures.jpg"], top_k=3)'
 }
@@ -69,8 +83,13 @@ ADAPTED = """\
 
 ## How to use it
 
-`zoo.load` of this folder, or of its name, loads the base and what was learned beside it;
-`load_adapter` puts it on a base that is loaded already.
+```python
+import zoo
+
+model = zoo.load("./{name}")  # where this folder lies
+```
+
+{what}
 
 ## How it was trained
 
@@ -90,6 +109,7 @@ def new_card(
     parameters: int,
     training: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
+    base: Card | None = None,
 ) -> Card:
     """The card of a run, still without scores.
 
@@ -106,12 +126,9 @@ def new_card(
         parameters: how many numbers were learned.
         training: facts of the run.
         data: facts of the user's own data that stand for a task, see `zoo.tasks.own_data`.
+        base: the card of what was adapted, if anything was.
     """
-    # the card beside a base's recipe speaks of the base
-    beside = recipe.source.parent / CARD if recipe.source is not None and not recipe.base else None
-    old = Card.read(beside) if beside is not None and beside.is_file() else None
-    if old is not None and _without_paths(data_of(old)) != _without_paths(data or {}):
-        old = None  # it speaks of other texts
+    old = _written(recipe, data or {}, base)
     front: dict[str, Any] = {
         "license": task.license,
         "library_name": "txzoo",
@@ -145,6 +162,18 @@ def new_card(
     return Card(data=front, text=text, path=folder / CARD)
 
 
+def _written(recipe: Recipe, data: Mapping[str, Any], base: Card | None) -> Card | None:
+    """What people wrote beside a recipe of the model that is trained; None where nothing is."""
+    beside = recipe.source.parent / CARD if recipe.source is not None else None
+    old = Card.read(beside) if beside is not None and beside.is_file() else None
+    if old is None or _without_paths(data_of(old)) != _without_paths(data):
+        return None  # it speaks of other texts
+    if not data and old.task != recipe.task:
+        return None  # and of another task
+    # the recipe may be the base's own, with another tuning
+    return None if base is not None and (old.name == base.name or not old.base_models) else old
+
+
 def data_of(card: Card) -> dict[str, Any]:
     """What a card says of the user's own data that stand for a task; empty where there is one."""
     return dict(card.data["txzoo"].get("data") or {})
@@ -156,8 +185,7 @@ def _without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def about(data: Mapping[str, Any], license: str) -> str:
     """The part of a card that says what it was trained on; braces are doubled, for `format`."""
-    kinds = ("pairs", "conversations", "pictures", "characters", "texts")
-    what = next(kind for kind in kinds if kind in data)
+    what = next(kind for kind in (*COUNTED, "texts") if kind in data)
 
     def one(name: str, digest: str, count: int) -> str:
         safe = name.replace("`", "'")
@@ -193,18 +221,22 @@ def adapted(card: Card, recipe: Recipe, base: Model, *, learned: int, alone: boo
     """
     assert base.card is not None  # a loaded model has one
     method, name = recipe.tuning["method"], base.card.name
-    ours = dict(card.data["txzoo"])
     data = data_of(card)
-    ours["summary"] = f"{name} adapted to {data.get('name') or recipe.task} by {method}"
+    ours = dict(card.data["txzoo"])
     ours["training"] = {**ours["training"], "tuning": method, "trained_parameters": learned}
     if not alone:
         ours["base"] = {"ref": recipe.base, "sha256": weights_hash(base.card)}
+    if _written(recipe, data, base.card) is not None:
+        return Card(data={**card.data, "txzoo": ours}, text=card.text, path=card.path)
+    ours["summary"] = f"{name} adapted to {data.get('name') or recipe.task} by {method}"
     on_hub = recipe.base.startswith("hf://")
     of = recipe.base.removeprefix("hf://").partition("@")[0] if on_hub else name
-    license = card.license if data else base.card.license  # texts of unknown licence: unknown
-    front = {**card.data, "license": license, "base_model": of, "txzoo": ours}
-    prose = ADAPTED + about(data, license) if data else ADAPTED
-    text = prose.format(name=recipe.name, summary=ours["summary"])
+    front = {**card.data, "base_model": of, "txzoo": ours}
+    if card.license in PERMISSIVE:  # of the data; the base may ask for more
+        front |= {key: base.card.data[key] for key in LICENSE if key in base.card.data}
+    what = ALONE if alone else BESIDE
+    prose = ADAPTED + about(data, front["license"]) if data else ADAPTED
+    text = prose.format(name=recipe.name, summary=ours["summary"], what=what)
     return Card(data=front, text=text, path=card.path)
 
 
@@ -224,10 +256,19 @@ def measure(folder: Path, task: Task, splits: Sequence[str], contexts: Sequence[
         for split in splits
         for context in (None, *contexts)
     }
-    add_scores(card, task, results)
-    skipped = {s: v["skipped_tokens"] for (s, c), v in results.items() if "skipped_tokens" in v}
-    if skipped:
-        card.data["txzoo"].setdefault("training", {})["skipped_tokens"] = skipped
+    chosen = {split: choose(model, None, split)[1] for split in splits}
+    counted = {split: one.signatures(split) for split, one in chosen.items()}
+    beside = {
+        split: _baseline(model, split)
+        for split, one in chosen.items()
+        if isinstance(one, TextClassification)
+    }
+    add_scores(card, task, results, counted, beside)
+    facts = card.data["txzoo"].setdefault("training", {})
+    for key in NOT_MEASURED:
+        counts = {s: v[key] for (s, c), v in results.items() if key in v and c is None}
+        if counts:
+            facts[key] = {**facts.get(key, {}), **counts}
     recipe = folder / RECIPE
     lines = recipe.read_text(encoding="utf-8").splitlines(keepends=True)
     rest = [line for line in lines if not line.startswith(EXPECT)]
@@ -236,8 +277,20 @@ def measure(folder: Path, task: Task, splits: Sequence[str], contexts: Sequence[
     card.write(folder)
 
 
+def _baseline(model: Model, split: str) -> Mapping[str, float]:
+    """What TF-IDF reaches; nothing without scikit-learn, or of texts without a word in common."""
+    try:
+        return baseline_of(model, split=split)
+    except (InputError, MissingExtraError):
+        return {}
+
+
 def add_scores(
-    card: Card, task: Task, results: Mapping[tuple[str, int | None], Mapping[str, float]]
+    card: Card,
+    task: Task,
+    results: Mapping[tuple[str, int | None], Mapping[str, float]],
+    signatures: Mapping[str, Mapping[str, str]],
+    baselines: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Put measured scores on a card, with no more digits than their standard errors support.
 
@@ -246,16 +299,29 @@ def add_scores(
         task: what was measured.
         results: what `zoo.evaluate` returns, by split and context; the context is None for the
             length that the model was trained on, for others only the first metric is kept.
+        signatures: what `signatures` of the task returns, by split.
+        baselines: what `zoo.evaluation.baseline.baseline_of` returns, by split, where it was asked.
     """
     metrics: dict[str, list[dict[str, Any]]] = {split: [] for split, _ in results}
     errors: dict[str, dict[str, float]] = {split: {} for split, _ in results}
     for (split, context), values in results.items():
         for name in task.metrics if context is None else task.metrics[:1]:
+            if math.isnan(values[name]):  # nothing was left to measure
+                continue
             words = name.replace("_", " ") + at_context(context)
             value, error = rounded(values[name], values[f"{name}_stderr"])
             kind = "perplexity" if name.startswith("perplexity") else name
-            args = {} if context is None else {"args": {"context": context}}
-            metrics[split].append({"type": kind, "name": words, "value": value, **args})
+            args: dict[str, Any] = {} if context is None else {"context": context}
+            if name in signatures[split]:
+                args["signature"] = signatures[split][name]
+            ends = [values.get(f"{name}_{end}", math.nan) for end in ("low", "high")]
+            if all(map(math.isfinite, ends)):
+                args["interval"] = [rounded(end, values[f"{name}_stderr"])[0] for end in ends]
+            reached = baselines.get(split, {})
+            if context is None and name in reached:
+                args["baseline"] = list(rounded(reached[name], reached[f"{name}_stderr"]))
+            one = {"type": kind, "name": words, "value": value, **({"args": args} if args else {})}
+            metrics[split].append(one)
             errors[split][words] = error
     entries = [
         {
