@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from zoo.charts import AXES, LABEL_INCHES, SHADES, draw_weights
-from zoo.errors import InputError, MissingExtraError
+from zoo.errors import ContextLengthError, InputError, MissingExtraError
 from zoo.images import open_picture, pixels_of, squared
 from zoo.pipelines import encode, prefix_of, tokenizer_of
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.images import Picture
     from zoo.model import Model
 
+MOST_TOKENS = 2048  # squared, times heads and layers, numbers
 WORD = re.compile(r"\w+|[^\w\s]")
 SHOWN = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣"})  # else invisible
 
@@ -35,7 +36,8 @@ def attention_maps(model: "Model", text: "str | Picture") -> "list[Tensor]":
 
     Raises:
         InputError: an empty text, no picture, or a model without a tokenizer.
-        ContextLengthError: more tokens than the model has positions.
+        ContextLengthError: more tokens than the model has positions, or than 2,048, whose maps
+            take gigabytes.
     """
     import torch
 
@@ -52,6 +54,13 @@ def attention_maps(model: "Model", text: "str | Picture") -> "list[Tensor]":
         given = pixels_of([text], model.config).to(model.device)
     else:
         ids = encode(tokenizer_of(model), cast(str, text))
+        encoder = getattr(model.config, "head", None) is not None
+        most = min(MOST_TOKENS, model.config.max_seq_len) if encoder else MOST_TOKENS
+        if len(ids) > most:
+            raise ContextLengthError(
+                f"The text has {len(ids):,} tokens, and {model.name}'s attention can be looked at "
+                f"for {most:,}: give a part of the text"
+            )
         given = torch.tensor([ids], device=model.device)  # (1, T)
     with torch.no_grad(), record_attention() as layers:
         model.module(given)
@@ -173,7 +182,9 @@ def alignment(model: "Model", source: str, target: str | None = None) -> Alignme
     rows, merge = _merged(target, written, len(told))
     columns, column_of = _words(prefix + source, read, prefix)
     gather = torch.nn.functional.one_hot(torch.tensor(column_of), len(columns)).float()
-    cross = [merge @ weights[0].float().cpu() @ gather for weights in layers[1::2]]
+    looks = [weights[0, ..., -len(read.ids) :].float().cpu() for weights in layers[1::2]]
+    # what stands before the source, as learned in prompt tuning, is no word of it
+    cross = [merge @ (look / look.sum(-1, keepdim=True)) @ gather for look in looks]
     return Alignment(columns, rows, cross)
 
 

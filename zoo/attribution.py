@@ -63,6 +63,9 @@ def attributions(
     Raises:
         InputError: another kind of model, another method, an empty text.
         UnknownNameError: a label that the model has not.
+
+    Warns:
+        UserWarning: a text is longer than what the model reads, and how much was left out.
     """
     import torch
 
@@ -78,6 +81,7 @@ def attributions(
     if label is not None and label not in labels:
         raise UnknownNameError(f"label of {model.name}", label, labels)
     (row,) = pipeline.reader()([text])
+    pipeline.warn([row])
     ids, real = (part.to(model.device) for part in pad([row.ids], pipeline.config.pad_id))
     if label is None:
         with torch.no_grad():

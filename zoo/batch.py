@@ -1,8 +1,8 @@
 """Batch inference: a model over a file of any length, a line of JSON for each answer.
 
 A window of lines is held at a time, so memory does not grow with the file. Within a window texts
-are sorted by length, so that little is padded; windows begin at the same lines whenever a run is
-interrupted, so that one which went on gives the same answers.
+are sorted by length, so that little is padded; windows, and what a model is given at once, are the
+same whenever a run is interrupted, so that one which went on gives the same answers.
 """
 
 import json
@@ -10,7 +10,8 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.conversation import messages_of
 from zoo.data import PICTURED
 from zoo.errors import InputError, ZooError
+from zoo.folder import sha256
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 WINDOW = 1024  # lines that are held at once
 ROWS = 32  # texts that a model is given at once
 ANSWER, ERROR = "result", "error"  # keys of what is written
-LINES, ABOUT = "lines.jsonl", "about.json"  # files of OUT.partial
+LINES, ABOUT, LOCK = "lines.jsonl", "about.json", "lock"  # files of OUT.partial
+BEGUN = "begun-{}.jsonl"  # likewise: answers in the window after so many lines, as they come
 SHOWN = 80  # characters of a line that could not be read
 
 
@@ -72,8 +75,8 @@ def run_file(
 
     Raises:
         InputError: there is no such file, or nothing in it, or none of its first lines is
-            answered; something is at `out`; there is nothing
-            to go on with, or it was of another model, file or options.
+            answered; something is at `out`, or another process is writing it; there is nothing
+            to go on with, or it was of another model, engine, file or options.
     """
     source, out = Path(source), Path(out)
     column = column or ("picture" if model.pipeline in PICTURED else "text")
@@ -86,36 +89,64 @@ def run_file(
         )
     about = _about(model, source, column, options)
     partial = _begin(out, about, resume=resume, overwrite=overwrite)
-    done, failed, first = _done(partial / LINES)
+    with _alone(partial):
+        if not resume:
+            _clear(partial, about)
+        found, caught = _run(model, source, total, partial, column, options)
+        answered = found.failed < found.lines
+        if answered:
+            os.replace(partial / LINES, out)
+    shutil.rmtree(partial)
+    if not answered:
+        raise InputError(f"None of the first {found.lines} lines was answered; {found.first}")
+    if caught:
+        more = f" (and {len(caught) - 1} more such)" if len(caught) > 1 else ""
+        warnings.warn(f"{caught[0].message}{more}", stacklevel=2)
+    return found
+
+
+def _run(
+    model: "Model", source: Path, total: int, partial: Path, column: str, options: dict[str, Any]
+) -> tuple[Done, list[warnings.WarningMessage]]:
+    """Answer the lines that are left, unless none is answered at first; what came, and warnings."""
     from zoo.training.progress import Progress
 
-    began, before = time.monotonic(), done
+    done, failed, first = _done(partial / LINES)
+    answers = _kept(partial / BEGUN.format(done))
+    began, before = time.monotonic(), done + len(answers)
     with (
         Progress(f"{model.name}: {source.name}", total) as bar,
         (partial / LINES).open("ab") as file,
         warnings.catch_warnings(record=True) as caught,
     ):
+
+        def tell(lines: int) -> None:
+            rate = (lines - before) / (time.monotonic() - began)
+            bar.update(lines, per_second=rate, minutes_left=(total - lines) / rate / 60)
+
         warnings.simplefilter("always")
         rest = islice(_lines(source), done, None)
         while window := list(islice(rest, WINDOW)):
-            written = _answers(model, window, source.parent, column, options)
-            errors = [row[ERROR] for row in written if ERROR in row]
-            if len(errors) == done + len(window):
-                shutil.rmtree(partial)
-                raise InputError(f"None of the first {len(errors)} lines was answered; {errors[0]}")
-            failed, first = failed + len(errors), first or next(iter(errors), "")
-            file.write(b"".join(_dumped(row) for row in written))
+            begun = partial / BEGUN.format(done)
+            rows = [_read(line, column) for _, line in window]
+            texts = [row for row in rows if ERROR not in row]
+            for _ in _answer(model, texts, source.parent, column, options, answers, begun):
+                tell(done + len(answers))
+            answers = []
+            for (number, _), row in zip(window, rows, strict=True):
+                if ERROR in row:
+                    row[ERROR] = f"line {number}: {row[ERROR]}"
+            errors = [row[ERROR] for row in rows if ERROR in row]
+            file.write(b"".join(_dumped(row) for row in rows))
             file.flush()
             os.fsync(file.fileno())
-            done += len(window)
-            rate = (done - before) / (time.monotonic() - began)
-            bar.update(done, per_second=rate, minutes_left=(total - done) / rate / 60)
-    os.replace(partial / LINES, out)
-    shutil.rmtree(partial)
-    if caught:
-        more = f" (and {len(caught) - 1} more such)" if len(caught) > 1 else ""
-        warnings.warn(f"{caught[0].message}{more}", stacklevel=2)
-    return Done(done, failed, first)
+            begun.unlink()
+            done, failed = done + len(rows), failed + len(errors)
+            first = first or next(iter(errors), "")
+            tell(done)
+            if failed == done:
+                break
+    return Done(done, failed, first), caught
 
 
 def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
@@ -132,11 +163,16 @@ def _dumped(row: dict[str, Any]) -> bytes:
 
 def _about(model: "Model", source: Path, column: str, options: dict[str, Any]) -> dict[str, Any]:
     """All that answers depend on, as JSON has it."""
+    from zoo.nn.quantized import kind_of
+
     files = {} if model.card is None else model.card.files
+    engine = getattr(model.module, "format", None)  # that it reads, where an engine computes
+    dtype = str(next(model.module.parameters()).dtype).removeprefix("torch.")
     facts = {
         "model": model.name,
         "weights": {name: record.sha256 for name, record in sorted(files.items())},
-        "file": {"name": source.name, "bytes": source.stat().st_size},
+        "engine": engine or f"PyTorch, {kind_of(model.module) or dtype}",
+        "file": {"name": source.name, "sha256": sha256(source)},
         "column": column,
         "options": options,
     }
@@ -145,7 +181,7 @@ def _about(model: "Model", source: Path, column: str, options: dict[str, Any]) -
 
 
 def _begin(out: Path, about: dict[str, Any], *, resume: bool, overwrite: bool) -> Path:
-    """The folder of a run: a new one, or that of an earlier run."""
+    """The folder of a run: a new one, or that of an earlier run, to go on with or to clear."""
     if out.exists() and not overwrite:
         raise InputError(f"{out} is there: take another name, or overwrite it")
     if out.is_dir() or not out.parent.is_dir():
@@ -165,10 +201,27 @@ def _begin(out: Path, about: dict[str, Any], *, resume: bool, overwrite: bool) -
         return partial
     if partial.exists() and not overwrite:
         raise InputError(f"{partial} is there, of a run that did not end: resume it, or overwrite")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    (partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    partial.mkdir(exist_ok=True)
     return partial
+
+
+@contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """While this process works in the folder, no other does."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(partial / LOCK, blocking=False):
+            yield
+    except Timeout as error:
+        raise InputError(f"Another process writes {partial}: wait for its end") from error
+
+
+def _clear(partial: Path, about: dict[str, Any]) -> None:
+    """Make the folder that of a new run."""
+    for path in partial.glob("*.jsonl"):
+        path.unlink()
+    (partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _done(path: Path) -> tuple[int, int, str]:
@@ -192,45 +245,65 @@ def _done(path: Path) -> tuple[int, int, str]:
     return count - count % WINDOW, failed, first
 
 
-def _answers(
+def _kept(begun: Path) -> list[dict[str, Any]]:
+    """What was answered at once in a window that did not end; the rest of the file is cut."""
+    lines = begun.read_bytes().splitlines(keepends=True) if begun.exists() else []
+    whole = sum(line.endswith(b"\n") for line in lines) // ROWS * ROWS
+    if lines:
+        begun.write_bytes(b"".join(lines[:whole]))
+    return [json.loads(line) for line in lines[:whole]]
+
+
+def _answer(
     model: "Model",
-    window: Sequence[tuple[int, bytes]],
+    texts: list[dict[str, Any]],
     folder: Path,
     column: str,
     options: dict[str, Any],
-) -> list[dict[str, Any]]:
-    """What is written for each line of a window."""
-    rows = [_read(line, column) for _, line in window]
-    places = [place for place, row in enumerate(rows) if ERROR not in row]
-    given = [rows[place][column] for place in places]
+    answers: list[dict[str, Any]],
+    begun: Path,
+) -> Iterator[None]:
+    """Answer the texts of a window, the longest first, a step for what a model is given at once.
+
+    Args:
+        model: answers.
+        texts: tables with a text, which get what comes of it.
+        folder: where pictures are looked for.
+        column: the key of the text.
+        options: of the model.
+        answers: those that there are already; gets the others.
+        begun: a file, which gets them too.
+    """
+    given = [row[column] for row in texts]
     if model.pipeline in PICTURED:
         given = [str(folder / one) for one in given]
-    order = sorted(range(len(places)), key=lambda n: -len(given[n]))
-    for start in range(0, len(order), ROWS):
-        batch = order[start : start + ROWS]
-        for n, answer in zip(
-            batch, _called(model, [given[n] for n in batch], options), strict=True
-        ):
-            rows[places[n]] |= answer
-    for (number, _), row in zip(window, rows, strict=True):
-        if ERROR in row:
-            row[ERROR] = f"line {number}: {row[ERROR]}"
-    return rows
+    order = sorted(range(len(texts)), key=lambda n: -len(given[n]))
+    with begun.open("ab") as file:
+        for start in range(len(answers), len(order), ROWS):
+            batch = _called(model, [given[n] for n in order[start : start + ROWS]], options)
+            file.write(b"".join(_dumped(answer) for answer in batch))
+            file.flush()
+            answers += batch
+            yield
+    for n, answer in zip(order, answers, strict=True):
+        texts[n] |= answer
 
 
 def _read(line: bytes, column: str) -> dict[str, Any]:
     """A line as a table with a text, or with an error."""
-    shown = line.decode("utf-8", "replace").strip()[:SHOWN]
+    shown = line.decode("utf-8", "replace").strip()
+    shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return {"raw": shown, ERROR: f"not UTF-8 at byte {error.start + 1}"}
+        return {"raw": shown, ERROR: f"not UTF-8 at byte {error.start + 1}: {shown}"}
     except (ValueError, RecursionError) as error:
-        return {"raw": shown, ERROR: f"not valid JSON: {error}"}
+        return {"raw": shown, ERROR: f"not valid JSON: {error}: {shown}"}
     if isinstance(row, str):
         row = {column: row}
     if not isinstance(row, dict):
-        return {"raw": shown, ERROR: f"neither a table nor a text, but {type(row).__name__}"}
+        kind = type(row).__name__
+        return {"raw": shown, ERROR: f"neither a table nor a text, but {kind}: {shown}"}
     if column not in row:
         return {**row, ERROR: f"no {column!r}; its keys are {', '.join(map(repr, row)) or 'none'}"}
     if not isinstance(row[column], str):
@@ -242,11 +315,14 @@ def _read(line: bytes, column: str) -> dict[str, Any]:
 
 
 def _called(model: "Model", given: list[str], options: dict[str, Any]) -> list[dict[str, Any]]:
-    """The answer to each text; where one of them is refused, one by one."""
+    """The answer to each text; with a draft, or where one of them is refused, one by one."""
     asks = model.pipeline == "text-generation" and model.template is not None
-    prompts = [messages_of(text) for text in given] if asks else given
+    prompts: list[Any] = [messages_of(text) for text in given] if asks else given
     try:
-        return [{ANSWER: _plain(answer)} for answer in model(prompts, **options)]
+        if "draft" not in options:
+            return [{ANSWER: _plain(answer)} for answer in model(prompts, **options)]
+        if len(given) == 1:  # a draft helps with one text
+            return [{ANSWER: model(prompts[0], **options)}]
     except ZooError as error:
         if len(given) == 1:
             return [{ERROR: str(error)}]

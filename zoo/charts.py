@@ -248,6 +248,8 @@ def lines(
     panel = figure.subplots()
     for index, (name, pairs) in enumerate(series.items()):
         style = dict(STYLES[index % len(STYLES)])
+        # each colour comes again with the next one's dash
+        style["linestyle"] = STYLES[(index + index // len(STYLES)) % len(STYLES)]["linestyle"]
         if not points:
             del style["marker"]
         panel.plot(*zip(*pairs, strict=True), **style, label=name, markersize=5, linewidth=1.6)
@@ -261,13 +263,16 @@ def lines(
     return figure
 
 
-def scatter(points: Mapping[str, Point], *, x: str, y: str) -> "Figure":
+def scatter(
+    points: Mapping[str, Point], *, x: str, y: str, level: tuple[str, float] | None = None
+) -> "Figure":
     """Named points over a logarithmic axis, each with a bar of one standard error up and down.
 
     Args:
         points: name to (x, y, standard error of y).
         x: what stands along the horizontal axis.
         y: what stands along the vertical axis.
+        level: name and height of a line from side to side.
 
     Raises:
         InputError: there is nothing to draw.
@@ -282,6 +287,8 @@ def scatter(points: Mapping[str, Point], *, x: str, y: str) -> "Figure":
         if index >= len(STYLES):
             style["markerfacecolor"] = "none"  # the same colour and marker, hollow
         _with_errors(panel, [point], style, label=name)
+    if level is not None:
+        panel.axhline(level[1], label=level[0], color=INK, linestyle="--", linewidth=1)
     panel.set_xscale("log")
     panel.set_xlabel(x)
     panel.set_ylabel(y)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from zoo.conversation import (
     answer_end,
     as_json,
     check,
+    messages_of,
     prompt,
     read_conversation,
     template_of,
@@ -46,8 +47,9 @@ class Chat:
         left_out: how many messages did not fit the last time.
 
     Raises:
-        InputError: a template that it cannot write, a system message longer than the window, an
-            unknown option.
+        InputError: a template that it cannot write, or an unknown option.
+        ContextLengthError: the system message leaves no room in the window for a message and an
+            answer.
         UnknownNameError: no such template.
     """
 
@@ -94,17 +96,13 @@ class Chat:
         Raises:
             InputError: an unknown option, or a value that it cannot have.
         """
-        if other := [name for name in options if name in ONE_ANSWER]:
-            raise InputError(f"{other[0]} is not of a chat, which writes one answer to its end")
-        new = {**self.options, **options}
-        new = {name: value for name, value in new.items() if value is not None}
-        GenerationOptions.from_dict(new)
-        self.options = new
+        self.options = checked({**self.options, **options})
 
     def say(self, text: str) -> str:
         """Say something, and wait for the answer.
 
         Raises:
+            InputError: the message is empty.
             ContextLengthError: the message alone is longer than the window.
         """
         return "".join(self.stream(text)).strip()
@@ -116,10 +114,13 @@ class Chat:
         conversation, and where there is nothing the message goes too.
 
         Raises:
+            InputError: the message is empty; at once.
             ContextLengthError: the message alone is longer than the window; at once.
         """
+        if not text.strip():
+            raise InputError("The message is empty: say something")
         self.retries = 0
-        return self._answer([*self.messages, {"role": "user", "content": text}])
+        return self._answer([*self.messages, *messages_of(text)])
 
     def retry(self) -> Iterator[str]:
         """Answer the last message again, in pieces; other than before where chance decides.
@@ -148,7 +149,11 @@ class Chat:
         self.left_out = 0
 
     def save(self, path: str | Path) -> Path:
-        """Write the conversation as JSON, with the model's name and the settings."""
+        """Write the conversation as JSON, with the model's name and the settings.
+
+        Raises:
+            InputError: the conversation is empty.
+        """
         path = Path(path)
         text = as_json(self.messages, model=self.model.name, options=self.options)
         beside = path.with_name(f"{path.name}.partial")
@@ -157,15 +162,18 @@ class Chat:
         return path
 
     def load(self, path: str | Path) -> None:
-        """Go on with a conversation that was saved; its settings are not taken.
+        """Go on with a conversation that was saved, with the settings that stand beside it.
 
         Raises:
             FolderError: there is no such file, or it does not parse.
-            InputError: it holds no conversation, or one that does not end with an answer.
+            InputError: it holds no conversation, or one that does not end with an answer, or a
+                setting that cannot be.
+            ContextLengthError: as of the class.
         """
-        messages = read_conversation(Path(path))
-        if messages and messages[0]["role"] == "system":
+        messages, options = read_conversation(Path(path))
+        if messages[0]["role"] == "system":
             self._check_system(messages[0]["content"])
+        self.options = self.options if options is None else checked(options)
         self.messages, self.left_out = messages, 0
 
     @property
@@ -178,11 +186,17 @@ class Chat:
             raise InputError("Nothing was said yet")
 
     def _check_system(self, text: str) -> None:
-        count = len(self.tokenizer.encode(text, add_special_tokens=False).ids)
-        if count >= self.window:
+        system = {"role": "system", "content": text}
+        least = len(prompt(self.template, self.tokenizer, [system, *messages_of("?")]))
+        if least >= self.window:
             raise ContextLengthError(
-                f"The system message has {count} tokens, the window {self.window}: shorten it"
+                f"The system message has {self._count(text)} tokens, {least} with the shortest "
+                f"message and what stands around them, the window {self.window}, where an answer "
+                "must have room too: shorten it"
             )
+
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _answer(self, messages: list[dict[str, str]]) -> Iterator[str]:
         """Check everything now, write when asked."""
@@ -225,7 +239,23 @@ class Chat:
             if left >= room or (first == turns[-1] and left >= 1):
                 self.left_out = first - system
                 return ids, min(wanted, left)
+        around = "what stands around it"
+        if system:
+            around += f" and the system message ({self._count(messages[0]['content'])} tokens)"
         raise ContextLengthError(
-            f"This message takes {len(ids)} tokens with what stands around it, the window is "
-            f"{self.window}: shorten it"
+            f"This message takes {len(ids)} tokens with {around}, the window is {self.window}: "
+            "shorten it"
         )
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How answers are written, without what is None.
+
+    Raises:
+        InputError: an unknown option, or a value that it cannot have.
+    """
+    if other := [name for name in options if name in ONE_ANSWER]:
+        raise InputError(f"{other[0]} is not of a chat, which writes one answer to its end")
+    given = {name: value for name, value in options.items() if value is not None}
+    GenerationOptions.from_dict(given)
+    return given

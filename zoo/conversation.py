@@ -366,13 +366,18 @@ def write(folder: Path, template: Template) -> Path:
 
 
 def as_json(messages: Messages, **beside: Any) -> str:
-    """A conversation as `read_conversation` reads it, with what else is to be kept of it."""
+    """A conversation as `read_conversation` reads it, with what else is to be kept of it.
+
+    Raises:
+        InputError: as of `check`.
+    """
+    check(messages)
     values = {**beside, "messages": list(messages)}
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-def read_conversation(path: Path) -> list[dict[str, str]]:
-    """A conversation that was saved as JSON.
+def read_conversation(path: Path) -> tuple[list[dict[str, str]], dict[str, Any] | None]:
+    """A conversation that was saved as JSON, and the settings beside it; None where none are.
 
     Raises:
         FolderError: it is not there or does not parse.
@@ -384,12 +389,17 @@ def read_conversation(path: Path) -> list[dict[str, str]]:
     messages = values.get("messages")
     if not isinstance(messages, list):
         raise InputError(f"{path} holds no conversation: a list under 'messages'")
-    if messages:
+    try:
         check(messages)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    options = values.get("options")
+    if options is not None and not isinstance(options, dict):
+        raise InputError(f"{path}: options must be an object, got {options!r:.60}")
     said = [one["role"] for one in messages if one["role"] != "system"]
     if said != ["user", "assistant"] * (len(said) // 2):
         raise InputError(f"{path}: user and assistant must take turns, and the answer be last")
-    return [{"role": one["role"], "content": one["content"]} for one in messages]
+    return [{"role": one["role"], "content": one["content"]} for one in messages], options
 
 
 def _read_text(path: Path) -> str:

@@ -8,6 +8,8 @@ from zoo.errors import DataNotFoundError, MissingExtraError
 
 # pipelines that make a text of another one: pairs of texts are learned from and measured on
 PAIRED = ("translation", "summarization", "text2text-generation")
+# what a card counts of a user's own data, one of them; labelled texts where there is none
+COUNTED = ("pairs", "conversations", "preferences", "pictures", "characters")
 # pipelines that read pictures
 PICTURED = ("image-classification", "image-to-text", "zero-shot-image-classification")
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 VARIABLES = ("TXZOO_", "HF_")
+INDEX = "https://download.pytorch.org/whl"  # has a folder for each build of torch
+BUILD = re.compile(r"cpu|xpu|cu\d+|rocm[\d.]+")  # as versions of torch end behind "+"
 
 
 @dataclass(frozen=True)
@@ -140,11 +143,13 @@ def _torchvision(torch_version: str) -> Iterator[Finding]:
         import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:
         words = " ".join(str(error).split())
+        release, _, build = torch_version.partition("+")
+        index = f" --index-url {INDEX}/{build}" if BUILD.fullmatch(build) else ""
         advice = (
-            "install both from one index, as torch's own page says for your machine: "
-            "pip install --force-reinstall torch torchvision; only [clip] needs torchvision"
+            "take the one of torch's own index: pip uninstall torchvision; "
+            f"pip install torch=={release} torchvision{index}; only [clip] needs it"
         )
-        value = f"{found} does not fit torch {torch_version}: {words}"
+        value = f"{found} cannot be imported beside torch {torch_version}: {words}"
         yield Finding("machine", "torchvision", value, "wrong", advice)
     else:
         yield Finding("machine", "torchvision", found)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.card import Card
 from zoo.errors import HubError, InputError, PublishError
-from zoo.folder import CARD, FILES, FileRecord, check_files, member
+from zoo.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, FILES, FileRecord, check_files, member
 from zoo.hub import ADDRESS, LIBRARY, check_revision, git_hash, talking
 from zoo.loading import locate
+from zoo.registry import registry
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from zoo.model import Model
 
 MAIN = "main"
+OWN = (*FILES, ADAPTER_CONFIG, ADAPTER_WEIGHTS)  # what a folder of a model or an adapter may hold
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
 FEWEST_WORDS = 8
 SECTIONS = {  # what a card's prose must tell, and how the heading over it is recognised
@@ -161,7 +163,7 @@ def send(
         if branch != MAIN:
             hub.create_branch(repo_id, branch=branch, exist_ok=True)
             state = hub.model_info(repo_id, revision=branch)
-        stale = {file.rfilename for file in state.siblings or ()} & set(FILES) - set(parcel.files)
+        stale = {file.rfilename for file in state.siblings or ()} & set(OWN) - set(parcel.files)
         commit = hub.create_commit(
             repo_id,
             [
@@ -187,7 +189,7 @@ def _pack(ref: str | Path, verify: bool) -> Parcel:
     if not card.trained:
         raise PublishError(f"{card.name} has no weights: txzoo train {card.name} makes them")
     check_files(card, folder)
-    names = [name for name in (*FILES, *card.files) if (folder / name).exists()]
+    names = [name for name in (*OWN, *card.files) if (folder / name).exists()]
     files = {name: FileRecord.of(member(folder, name)) for name in dict.fromkeys(names)}
     problems = [*_gaps(card), *_secrets(folder, files)]
     if verify and not problems:
@@ -206,6 +208,9 @@ def _gaps(card: Card) -> Iterator[str]:
         yield f"{CARD} does not have {LIBRARY} among its tags, by which txzoo list --hub finds it"
     if "zoo.load(" not in card.text:
         yield f"{CARD} does not show how to load it, with zoo.load(...)"
+    ref = card.base.ref if card.base is not None else ""
+    if ref and not ref.startswith("hf://") and ref not in registry().models.names():
+        yield f"its base is {ref}, which nobody else has: publish that first, and train from hf://"
     sections = _sections(card.text)
     for what, heading in SECTIONS.items():
         words = [text for title, text in sections if re.search(heading, title, re.IGNORECASE)]
@@ -260,7 +265,7 @@ def _tagged(hub: "HfApi", repo_id: str, tag: str) -> str | None:
 def _same_again(hub: "HfApi", parcel: Parcel, repo_id: str, tag: str, commit: str) -> Published:
     """What is under a tag already, when it is exactly the parcel."""
     there = {entry.path: entry for entry in hub.list_repo_tree(repo_id, revision=commit)}
-    same = set(there) & set(FILES) <= set(parcel.files) <= set(there)
+    same = set(there) & set(OWN) <= set(parcel.files) <= set(there)
     for name, record in parcel.files.items():
         large = getattr(there.get(name), "lfs", None)
         ours = record.sha256 if large else git_hash(parcel.folder / name)

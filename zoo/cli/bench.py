@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli import output
+from zoo.cli.options import engine_option
 from zoo.numbers import short_bytes, short_count
 
 if TYPE_CHECKING:
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 @click.option("--batch", type=int, multiple=True, help="Inputs at a time, 1 and 8 unless given.")
 @click.option("--tokens", type=int, default=128, show_default=True, help="To write in a round.")
 @click.option("--rounds", type=int, default=5, show_default=True, help="Of each, in turns.")
+@engine_option
 @output.json_option
-def bench(ref: str, batch: tuple[int, ...], tokens: int, rounds: int, as_json: bool) -> None:
+def bench(
+    ref: str, batch: tuple[int, ...], tokens: int, rounds: int, engine: str | None, as_json: bool
+) -> None:
     """Time a model on this machine: start, load, memory, and what it does a second.
 
     Of a decoder is timed how it writes, and how it reads 256 tokens at once; of an encoder-decoder
@@ -28,18 +32,23 @@ def bench(ref: str, batch: tuple[int, ...], tokens: int, rounds: int, as_json: b
     from zoo.evaluation import speed
     from zoo.nn.quantized import kind_of
 
-    model, figures = speed.bench(ref, batches=batch or speed.BATCHES, tokens=tokens, rounds=rounds)
-    kind = kind_of(model.module)
+    model, figures = speed.bench(
+        ref, batches=batch or speed.BATCHES, tokens=tokens, rounds=rounds, engine=engine
+    )
     dtype = str(next(model.module.parameters()).dtype).removeprefix("torch.")
-    parameters = sum(parameter.numel() for parameter in model.module.parameters())
+    weights = engine or kind_of(model.module) or dtype
+    parameters: int | None = sum(parameter.numel() for parameter in model.module.parameters())
+    if engine is not None:  # which holds them
+        parameters = None if model.card is None else model.card.parameters
     machine = speed.machine(model.device)
     if as_json:
-        facts = {"model": model.name, "parameters": parameters, "weights": kind or dtype}
+        facts = {"model": model.name, "parameters": parameters, "weights": weights}
         numbers = [vars(figure) for figure in figures]
         return output.print_json({**facts, "machine": machine, "figures": numbers})
     titles = ("what", "unit", "median", "least", "most", "undisturbed")
     output.print_table(titles, [_row(figure) for figure in figures], right=titles[2:])
-    click.echo(f"\n{model.name}: {short_count(parameters)} parameters, {kind or dtype} weights")
+    count = "" if parameters is None else f" {short_count(parameters)} parameters,"
+    click.echo(f"\n{model.name}:{count} {weights} weights")
     return click.echo(machine_line(machine))
 
 

@@ -211,7 +211,7 @@ def _facts(card: "Card", owner: "Plugin | None") -> dict[str, Any]:
         "base_models": card.base_models,
         "plugin": owner.name if owner else None,
         "folder": str(card.folder),
-        "bundled": owner is not None and card.trained and card.hub is None,
+        "bundled": owner is not None and card.installed,
         "hub": dataclasses.asdict(card.hub) if card.hub else None,
         "scores": [dataclasses.asdict(score) for score in card.scores],
         "requires": card.requires,
@@ -270,11 +270,18 @@ def info(ref: str, as_json: bool) -> None:
     output.print_facts({key: value for key, value in shown.items() if value})
     if card.scores:
         output.heading("Scores")
+        title, cells = card.baselines()
         rows = [
-            (score.name, with_error(score.value, score.standard_error), score.dataset, score.split)
-            for score in card.scores
+            (
+                score.name,
+                with_error(score.value, score.standard_error),
+                score.dataset,
+                score.split,
+                *cell,
+            )
+            for score, cell in zip(card.scores, cells, strict=True)
         ]
-        output.print_table(("score", "value", "data set", "split"), rows)
+        output.print_table(("score", "value", "data set", "split", *title), rows)
     if card.files:
         output.heading("Files")
         files = [

@@ -3,11 +3,13 @@
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli import output
+from zoo.cli.options import adapter_option, device_option, engine_option, loaded
 from zoo.errors import InputError, ZooError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ HELP = """\
 /undo          take the last message and its answer back
 /clear         forget everything but the system message
 /save FILE     write the conversation as JSON
-/load FILE     go on with one that was saved
+/load FILE     go on with one that was saved, and its settings
 /set KEY=VALUE another setting: temperature, top_p, max_new_tokens, ...; KEY= takes it back
 /history       show the conversation
 /quit          leave, as Ctrl-D does; Ctrl-C ends an answer
@@ -30,29 +32,40 @@ HELP = """\
 @click.option("--system", default="", metavar="TEXT", help="The system message.")
 @click.option("--template", default="", metavar="NAME", help="alpaca or chatml; its own if none.")
 @click.option("--window", type=int, metavar="N", help="Tokens that are read at once.")
-@click.option("--load", "file", metavar="FILE", help="Go on with a conversation that was saved.")
+@click.option("--load", "file", metavar="FILE", help="Go on with a conversation and its settings.")
 @click.option("--max-new-tokens", type=int, metavar="N", help="Answer in so many tokens at most.")
 @click.option("--temperature", type=float, metavar="T", help="Above 0, draw by chance.")
 @click.option("--top-k", type=int, metavar="K", help="Draw among the K best tokens.")
 @click.option("--top-p", type=float, metavar="P", help="Draw among the best that reach P.")
 @click.option("--repetition-penalty", type=float, metavar="R", help="Above 1, repeat less.")
 @click.option("--seed", type=int, help="Of the draws.")
+@adapter_option
+@engine_option
+@device_option
 def chat(
-    ref: str, system: str, template: str, window: int | None, file: str | None, **options: Any
+    ref: str,
+    system: str,
+    template: str,
+    window: int | None,
+    file: str | None,
+    adapter: Path | None,
+    engine: str | None,
+    device: str | None,
+    **options: Any,
 ) -> None:
     """Talk to a model in the terminal.
 
     Each line is a message; /help shows what else can be said. Without a terminal the lines of
     standard input are the messages.
     """
-    import zoo
     from zoo.chat import Chat
 
     given = {name: value for name, value in options.items() if value is not None}
-    model = zoo.load(ref)
+    model = loaded(ref, adapter, engine=engine, device=device)
     talk = Chat(model, system=system, template=template, window=window, **given)
     if file is not None:
         talk.load(file)
+        talk.set(**given)  # what is said here goes before what was saved
     if sys.stdin.isatty():
         click.echo(f"{model.name}, {talk.window} tokens at once. /help shows commands.", err=True)
     for line in lines():

@@ -1,7 +1,7 @@
 """The verb that measures templates: prompts; and what `txzoo run` shows of zero-shot models."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @click.option("--synonym", multiple=True, metavar="LABEL=NAME", help="A further name of a label.")
 @click.option("--limit", type=int, metavar="N", help="Of so many pictures, drawn.")
 @click.option("--seed", default=1, show_default=True, help="Of what is drawn.")
-@click.option("--flips", default=0, show_default=True, metavar="N", help="Name so many pictures.")
+@click.option("--negative-labels", metavar="A,B", help="A picture that fits one of them is wrong.")
+@click.option("--flips", default=5, show_default=True, metavar="N", help="Name so many pictures.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the best set: prompts.toml.")
 @output.json_option
 def prompts(
@@ -34,6 +35,7 @@ def prompts(
     synonym: tuple[str, ...],
     limit: int | None,
     seed: int,
+    negative_labels: str | None,
     flips: int,
     out: Path | None,
     as_json: bool,
@@ -45,15 +47,15 @@ def prompts(
     """
     from zoo.evaluation.prompts import CANDIDATES, study_prompts, write_prompts
 
-    synonyms: dict[str, list[str]] = {}
-    for one in synonym:
-        label, sign, name = one.partition("=")
-        if not sign or not name:
-            raise click.UsageError(f"--synonym {one!r} must read LABEL=NAME")
-        synonyms.setdefault(label, []).append(name)
     with warned():
         study = study_prompts(
-            ref, data, template or CANDIDATES, synonyms=synonyms, limit=limit, seed=seed
+            ref,
+            data,
+            template or CANDIDATES,
+            synonyms=_synonyms(synonym),
+            negative_labels=_listed(negative_labels or ""),
+            limit=limit,
+            seed=seed,
         )
     if out is not None:
         write_prompts(study, out)
@@ -98,8 +100,6 @@ def look(model: "Model", asked: str | bytes, options: dict[str, Any], as_json: b
         options: as `called` gives them, and perhaps `search`.
         as_json: print JSON.
     """
-    from zoo.pipelines.zero_shot import pictures_in
-
     call = dict(options)
     search = call.pop("search", None)
     with warned():
@@ -111,16 +111,12 @@ def look(model: "Model", asked: str | bytes, options: dict[str, Any], as_json: b
                 where = {} if isinstance(asked, bytes) else {"picture": asked}
                 return output.print_json({"model": model.name, **where, "result": answers})
             return _table(answers)
-        files = pictures_in(asked)
-        rows = model(files, **call)
+        rows = model.called.classify_folder(asked, **call)
     if as_json:
-        pairs = zip(map(str, files), rows, strict=True)
-        return output.print_json(
-            {"model": model.name, "result": [{"picture": f, "labels": a} for f, a in pairs]}
-        )
+        return output.print_json({"model": model.name, "result": rows})
+    best = [(row["picture"], row["labels"][0]) for row in rows]
     cells = [
-        (str(file), row[0]["label"], f"{row[0]['score']:.3f}", f"{row[0]['similarity']:.3f}")
-        for file, row in zip(files, rows, strict=True)
+        (f, one["label"], f"{one['score']:.3f}", f"{one['similarity']:.3f}") for f, one in best
     ]
     output.print_table(
         ("picture", "label", "score", "similarity"), cells, right=("score", "similarity")
@@ -130,17 +126,36 @@ def look(model: "Model", asked: str | bytes, options: dict[str, Any], as_json: b
 def called(options: dict[str, Any]) -> dict[str, Any]:
     """Options of the command line as a zero-shot pipeline is called with them."""
     from zoo.evaluation.prompts import read_prompts
+    from zoo.pipelines.zero_shot import with_synonyms
 
     options = dict(options)
     call: dict[str, Any] = {}
     if path := options.pop("prompts", None):
         call |= read_prompts(path)
-    for key, name in (("labels", "labels"), ("negative_labels", "negative_labels")):
+    for key in ("labels", "negative_labels"):
         if (words := options.pop(key, None)) is not None:
-            call[name] = [word.strip() for word in words.split(",")] if words.strip() else []
+            call[key] = _listed(words)
+    if synonyms := _synonyms(options.pop("synonym", ())):
+        call["labels"] = with_synonyms(call.get("labels"), synonyms)
     if templates := options.pop("template", None):
         call["templates"] = list(templates)
     return call | options
+
+
+def _listed(words: str) -> list[str]:
+    """Names with commas between."""
+    return [word.strip() for word in words.split(",")] if words.strip() else []
+
+
+def _synonyms(given: Iterable[str]) -> dict[str, list[str]]:
+    """What `--synonym LABEL=NAME` says of each label."""
+    found: dict[str, list[str]] = {}
+    for one in given:
+        label, sign, name = one.partition("=")
+        if not sign or not name:
+            raise click.UsageError(f"--synonym {one!r} must read LABEL=NAME")
+        found.setdefault(label, []).append(name)
+    return found
 
 
 def _found(

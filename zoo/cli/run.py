@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli import output
+from zoo.cli.options import adapter_option, device_option, engine_option, loaded
 from zoo.conversation import asked
 from zoo.data import PICTURED
 from zoo.errors import InputError
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 FILES = ("source", "out", "text_column", "resume", "overwrite")  # options of whole files
 
-TOLD = {"labels", "template", "negative_labels", "prompts"}  # to models of pictures and texts
+# to models of pictures and texts
+TOLD = {"labels", "synonym", "template", "negative_labels", "prompts"}
 
 
 @click.command()
@@ -35,7 +37,9 @@ TOLD = {"labels", "template", "negative_labels", "prompts"}  # to models of pict
 @click.option("--seed", type=int, help="Of the draws; the same again gives the same text.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before it; may be repeated.")
 @click.option("--draft", metavar="NAME", help="A smaller model with its tokens, to write faster.")
-@click.option("--engine", metavar="NAME", help="What computes: onnx, onnx-int8 or llama.cpp.")
+@adapter_option
+@engine_option
+@device_option
 @click.option("--source-language", metavar="NAME", help="Of the text, where a model knows several.")
 @click.option("--target-language", metavar="NAME", help="To write in, likewise: de, de_DE.")
 @click.option(
@@ -56,6 +60,7 @@ TOLD = {"labels", "template", "negative_labels", "prompts"}  # to models of pict
 @click.option("--resume", is_flag=True, help="Of --input: go on where it stopped.")
 @click.option("--overwrite", is_flag=True, help="Of --output: replace what is there.")
 @click.option("--labels", metavar="A,B", help="To tell a picture by, without any training.")
+@click.option("--synonym", multiple=True, metavar="LABEL=NAME", help="A further name of a label.")
 @click.option("--template", multiple=True, help="A sentence with {} for the label; again for more.")
 @click.option("--negative-labels", metavar="A,B", help="That compete and are not answered.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="What txzoo prompts --out wrote.")
@@ -82,7 +87,7 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     table with one. What comes is that table with a "result", or with an "error".
     """
     files = {name: options.pop(name) for name in FILES}
-    engine = options.pop("engine")
+    where = {name: options.pop(name) for name in ("adapter", "engine", "device")}
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if given.keys() & TOLD:
         from zoo.cli.prompts import called
@@ -93,14 +98,14 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
             raise click.UsageError(
                 "a file takes both --input and --output, no PROMPT and no --json"
             )
-        return _file(ref, engine, files, given)
+        return _file(ref, where, files, given)
     import zoo
 
-    # what an engine computes may have no card, so that only the model says what it is called with
-    model = zoo.load(ref, engine=engine) if engine else None
+    # what an engine computes may have no card, and an adapter another head
+    model = loaded(ref, **where) if where["engine"] or where["adapter"] else None
     if (model or zoo.info(ref)).pipeline in PICTURED:
         picture = read_bytes(prompt, f"txzoo run {ref} PICTURE")
-        model = model or zoo.load(ref)
+        model = model or loaded(ref, **where)
         if model.pipeline == "zero-shot-image-classification":
             from zoo.cli.prompts import look
 
@@ -110,7 +115,7 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     prompt = read_text(prompt, f"txzoo run {ref} TEXT")
     from zoo.nn import EncoderDecoder
 
-    model = model or zoo.load(ref)
+    model = model or loaded(ref, **where)
     if isinstance(model.module, EncoderDecoder):
         return _make(model, prompt, given, as_json)
     if model.pipeline != "text-generation":
@@ -120,7 +125,7 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     if "draft" in given:
         from zoo.speculation import Draft
 
-        draft = given["draft"] = Draft(zoo.load(given["draft"]))
+        draft = given["draft"] = Draft(zoo.load(given["draft"], device=where["device"]))
     if as_json:
         facts = {"model": model.name, "prompt": prompt, "generated_text": model(asking, **given)}
         if draft is not None:
@@ -156,16 +161,15 @@ def run(ref: str, prompt: str | None, as_json: bool, **options: Any) -> None:
     return None
 
 
-def _file(ref: str, engine: str | None, files: dict[str, Any], options: dict[str, Any]) -> None:
+def _file(ref: str, where: dict[str, Any], files: dict[str, Any], options: dict[str, Any]) -> None:
     """Call a model with each line of a file; what could not be answered makes the status 1."""
-    import zoo
     from zoo.batch import run_file
 
     source, out = files.pop("source"), files.pop("out")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         done = run_file(
-            zoo.load(ref, engine=engine),
+            loaded(ref, **where),
             source,
             out,
             column=files.pop("text_column"),
@@ -298,6 +302,8 @@ def attention(ref: str, text: str, out: Path, target: str | None) -> None:
     draw(maps, rows, out, title=f"{model.name}: {text}", columns=columns)
     heads = max(map(len, maps))
     click.echo(f"{out}: {plural(len(maps), 'layer')} of {plural(heads, 'head')}")
+    if zoo.info(ref).pipeline == "text-classification":
+        click.echo(f"Where a head looks is not what decided: txzoo explain {ref} TEXT asks that.")
 
 
 @click.command()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli import output
+from zoo.cli.options import adapter_option, device_option, engine_option, loaded
 from zoo.errors import (
     CONTROLS,
     InputError,
@@ -76,8 +77,9 @@ def train(
     given twice, a text file of sources and one of targets. What classifies pictures takes a folder:
     FOLDER/label/1.png, or in splits, FOLDER/train/label/1.png and FOLDER/test/label/2.png.
 
-    A decoder takes conversations, or running text of any size: files .txt or .parquet, a folder or
-    a pattern of files, or another file with the --text-column that holds it.
+    A decoder takes conversations, pairs of answers (chosen and rejected), or running text of any
+    size: files .txt or .parquet, a folder or a pattern of files, or another file with the
+    --text-column that holds it.
     """
     options: dict[str, Any] = {"tuning": tuning, "rank": rank, "base": base, **data}
     options = {key: value for key, value in options.items() if value not in (None, ())}
@@ -105,23 +107,28 @@ def train(
     assert card is not None  # a finished folder has one
     if PartialState().is_main_process:
         click.echo(f"{out}: {short_count(card.parameters)} parameters{_trained(card.training)}")
+        title, cells = card.baselines()
         rows = [
-            (score.name, with_error(score.value, score.standard_error), score.split)
-            for score in card.scores
+            (score.name, with_error(score.value, score.standard_error), score.split, *cell)
+            for score, cell in zip(card.scores, cells, strict=True)
         ]
-        output.print_table(("score", "value", "split"), rows)
+        output.print_table(("score", "value", "split", *title), rows)
 
 
 @click.command()
 @click.argument("ref")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The model folder.")
-def merge(ref: str, out: Path) -> None:
-    """Put an adapter into the weights of its base: a model that stands alone."""
+@adapter_option
+def merge(ref: str, out: Path, adapter: Path | None) -> None:
+    """Put an adapter into the weights of its base: a model that stands alone.
+
+    REF is the adapter, whose card names its base, or with --adapter the base.
+    """
     import zoo
 
     if out.exists():
         raise InputError(f"{out} exists: choose another folder")
-    merged = zoo.load(ref).merge()
+    merged = loaded(ref, adapter).merge()
     merged.save_pretrained(out)
     click.echo(f"{out}: {merged.name}, {short_count(zoo.info(out).parameters)} parameters")
 
@@ -170,7 +177,14 @@ def _what_is_left(out: Path, again: list[str]) -> str:
 @click.option("--source-column", metavar="NAME", help="Of sentence pairs in one file.")
 @click.option("--target-column", metavar="NAME", help="Of sentence pairs in one file.")
 @click.option("--errors", type=int, metavar="N", help="Show N of what it is worst at.")
-@click.option("--baseline", is_flag=True, help="Show beside it what TF-IDF reaches.")
+@click.option(
+    "--baseline/--no-baseline",
+    default=None,
+    help="Show what TF-IDF reaches beside a text classifier, or save that time.",
+)
+@adapter_option
+@engine_option
+@device_option
 @output.json_option
 def evaluate(
     ref: str,
@@ -179,9 +193,12 @@ def evaluate(
     limit: int | None,
     context: int | None,
     errors: int | None,
-    baseline: bool,
+    baseline: bool | None,
     as_json: bool,
     data: tuple[str, ...],
+    adapter: Path | None,
+    engine: str | None,
+    device: str | None,
     **named: str | None,
 ) -> None:
     """Measure a model on a task, with standard errors.
@@ -193,14 +210,17 @@ def evaluate(
 
     --errors shows the labels that a classifier is surest of and wrong, or the sentences that a
     translator is farthest off, and what the length of a text has to do with it.
+
+    Beside a text classifier stands TF-IDF with logistic regression, learned from what the model
+    learned from.
     """
     import zoo
     from zoo.data import PAIRED
     from zoo.evaluation import errors as find
     from zoo.evaluation import translation_errors
-    from zoo.evaluation.baseline import baseline_of
+    from zoo.evaluation.evaluate import choose
 
-    model = zoo.load(ref)
+    model = loaded(ref, adapter, engine=engine, device=device)
     where: dict[str, Any] = {"task": task, "split": split, "limit": limit, "data": data or None}
     where |= {key: value for key, value in named.items() if value is not None}
     paired = model.pipeline in PAIRED
@@ -220,7 +240,11 @@ def evaluate(
     with warnings_in_a_line():
         analysis: Any = None if errors is None else look(model, n=errors, context=context, **where)
         found = dict(analysis.scores) if analysis else zoo.evaluate(model, context=context, **where)
-        beside = dict(baseline_of(model, **where)) if baseline else {}
+        beside = _tfidf(model, where, baseline)
+        signatures: dict[str, str] = {}
+        if paired:
+            of_task = {key: value for key, value in where.items() if key != "limit"}
+            signatures = choose(model, **of_task)[1].signatures(split, limit=limit)
     if as_json:
         facts = {
             "model": model.name,
@@ -230,6 +254,7 @@ def evaluate(
         }
         facts["metrics"] = _finite(found)
         facts |= {"baseline": _finite(beside)} if beside else {}
+        facts |= {"signatures": signatures} if signatures else {}
         if analysis is not None:
             facts |= (_analysis_of_translations if paired else _analysis)(analysis)
         return output.print_json(facts)
@@ -246,11 +271,37 @@ def evaluate(
             (*row, *in_words(beside[name], beside[f"{name}_stderr"]))
             for row, name in zip(rows, names, strict=True)
         ]
+    if signatures:
+        columns.append("95% interval")
+        rows = [(*row, _interval(found, name)) for row, name in zip(rows, names, strict=True)]
     output.print_table(columns, rows, right=columns[1:])
+    for name, signature in signatures.items():
+        click.echo(f"{spelled(name)}: {signature}")
     if skipped := found.get("skipped_tokens"):
         click.echo(f"{skipped:,.0f} tokens had no finite loss and were left out.")
     if analysis is not None:
         (_show_translations if paired else _show_errors)(analysis)
+
+
+def _tfidf(model: Any, where: Mapping[str, Any], asked: bool | None) -> dict[str, float]:
+    """What TF-IDF reaches on the same; where nobody asked for it, a line if it cannot be had."""
+    from zoo.evaluation.baseline import baseline_of
+
+    if not (asked or (asked is None and model.pipeline == "text-classification")):
+        return {}
+    try:
+        return dict(baseline_of(model, **where))
+    except ZooError as error:
+        if asked:
+            raise
+        click.echo(f"txzoo: no TF-IDF stands beside it: {error}", err=True)
+        return {}
+
+
+def _interval(found: Mapping[str, float], name: str) -> str:
+    """The ends of a metric's 95% interval, where it has one, with the digits of its value."""
+    ends = [found.get(f"{name}_{end}") for end in ("low", "high")]
+    return " to ".join(in_words(end, found[f"{name}_stderr"])[0] for end in ends if end is not None)
 
 
 @contextmanager

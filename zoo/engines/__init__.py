@@ -151,7 +151,9 @@ def _require(found: Found, name: str) -> None:
             f"{card.name} writes without a cache of keys and values, which engine={name!r} needs: "
             "leave engine out"
         )
-    format_of(ENGINES[name].format).require(card.name, architecture)
+    format = format_of(ENGINES[name].format)
+    format.require(card.name, architecture)
+    format.look(card.name, architecture, found.folder)
 
 
 def _place(found: Found, name: str) -> Path:

@@ -29,6 +29,11 @@ class EngineModule(nn.Module):
 
     Args:
         facts: what the exported file says of the model.
+
+    Attributes:
+        engine: that computes them.
+        format: that it reads.
+        max_len: positions that there are, if they end.
     """
 
     engine: str
@@ -37,6 +42,7 @@ class EngineModule(nn.Module):
         super().__init__()
         architecture = resolve(registry().architectures.get(facts["architecture"]).target)
         self.config: Any = architecture.config_class.from_dict(facts["config"])
+        self.format: str = facts["format"]
         self.max_len: int | None = facts["max_len"]
         # holds no number: it says where ids go, and of which kind the numbers in a cache are
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import FolderError, InputError
-from zoo.loading import info, load
+from zoo.loading import info, load, locate
 from zoo.model import Model
 from zoo.registry import registry, resolve
 
@@ -44,8 +44,8 @@ def export(model: Model | str | Path, folder: str | Path, format: str = "transfo
         The folder.
 
     Raises:
-        InputError: an unknown format, an architecture that has no counterpart there, or a model
-            that is quantised.
+        InputError: an unknown format, an architecture that has no counterpart there, a model that
+            is quantised, or one that computes with an adapter.
         ConfigError: sizes that the counterpart cannot have.
         MissingExtraError: what writes the format is not installed.
         FolderError: something is at `folder` already, or it cannot be written: a full disk, say.
@@ -56,11 +56,18 @@ def export(model: Model | str | Path, folder: str | Path, format: str = "transfo
         raise FolderError(f"{folder} exists: choose another folder, or remove it first")
     if not isinstance(model, Model):
         card = info(model)
-        writer.require(card.name, resolve(registry().architectures.get(card.architecture).target))
+        architecture = resolve(registry().architectures.get(card.architecture).target)
+        writer.require(card.name, architecture)
+        writer.look(card.name, architecture, locate(model).folder)
         model = load(model)
     from zoo.quantization import require_float
 
     require_float(model, f"exported as {format}")
+    if model.adapter is not None:
+        raise InputError(
+            f"{model.name} computes with an adapter, which {format} does not hold: export what "
+            "merge() makes of the two, or the base alone, set_adapter(None)"
+        )
     writer.require(model.name, type(model.module))
     _write_whole(folder, lambda beside: writer.write(model, beside))
     return folder

@@ -7,7 +7,7 @@ import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
 from pathlib import Path
@@ -69,6 +69,18 @@ class Format(ABC):
         Raises:
             MissingExtraError: a package that writes it is not installed.
             InputError: it cannot hold the architecture; says why, and what can be done.
+        """
+
+    def look(self, name: str, architecture: type, source: Path) -> None:  # noqa: B027  most need not
+        """Say what cannot be done by what stands beside the weights, before they are read.
+
+        Args:
+            name: of the model.
+            architecture: the class of its module.
+            source: its folder.
+
+        Raises:
+            InputError: as of `require`.
         """
 
     @abstractmethod
@@ -207,6 +219,12 @@ def facts_of(model: Model, format: str) -> str:
 def arguments(architecture: type) -> list[str]:
     """Names of what the module of an architecture is called with."""
     return list(inspect.signature(architecture.forward).parameters)[1:]  # type: ignore[attr-defined]
+
+
+def is_wrapped(architecture: type) -> bool:
+    """Whether `transformers` computes it, by a configuration of its own within ours."""
+    config: Any = getattr(architecture, "config_class", None)
+    return is_dataclass(config) and "transformers" in {field.name for field in fields(config)}
 
 
 def writes(architecture: type) -> bool:

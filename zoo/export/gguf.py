@@ -9,7 +9,7 @@ and keys and values are kept in half precision unless it is told otherwise.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,20 @@ import torch
 from torch import Tensor
 
 from zoo.errors import InputError, MissingExtraError
-from zoo.export.base import FACTS, Engine, Format, arguments, facts_of
-from zoo.export.transformers import converted
+from zoo.export.base import FACTS, Engine, Format, arguments, facts_of, is_wrapped
+from zoo.export.transformers import Transformers, converted
+from zoo.folder import CONFIG, TOKENIZER, read_config
 from zoo.model import Model
 from zoo.tokenization import END_OF_TEXT, PIECES, UNKNOWN
 
 FILE = "model.gguf"
 TOKENIZER_KEY = "tokenizer.huggingface.json"  # for tokenizer.json as a whole
-TWINS = {"GPT2LMHeadModel": "GPT2", "LlamaForCausalLM": "LLAMA", "BloomForCausalLM": "BLOOM"}
+TWINS = ("gpt2", "llama", "bloom")  # as both projects call them
+PLAIN = {  # all that llama.cpp computes of what a GPT-2 may be
+    "activation_function": "gelu_new",
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+}
 NO_TEXT = "ÿ"  # how byte-level vocabularies spell the byte 255, which no text in UTF-8 has
 
 
@@ -47,6 +53,17 @@ class Gguf(Format):
         if not find_spec("gguf"):
             raise MissingExtraError("GGUF", "gguf")
 
+    def look(self, name: str, architecture: type, source: Path) -> None:
+        """A tokenizer of byte-level byte pairs; what the counterpart in `transformers` computes."""
+        Transformers().look(name, architecture, source)
+        if (source / TOKENIZER).is_file():
+            require_tokenizer(name, json.loads((source / TOKENIZER).read_text(encoding="utf-8")))
+        config = read_config(source) if (source / CONFIG).is_file() else {}
+        if is_wrapped(architecture):
+            require_twin(name, config.get("transformers", config).get("model_type"))
+        if config.get("model_type") == "gpt2":
+            require_plain(name, config)
+
     def write(self, model: Model, folder: Path) -> None:
         """Write the file.
 
@@ -56,16 +73,14 @@ class Gguf(Format):
         import gguf
 
         config, tensors = converted(model)
-        kind = config["architectures"][0]
-        if kind not in TWINS:
-            raise InputError(
-                f"{model.name} is {kind} in transformers, and of its classes only "
-                f"{', '.join(TWINS)} are written as GGUF. ONNX takes others"
-            )
-        sizes = _SIZES[kind](config, model.name)
+        kind = config["model_type"]
+        require_twin(model.name, kind)
+        if kind == "gpt2":
+            require_plain(model.name, config)
+        sizes = _SIZES[kind](config)
         tokens, kinds, merges = vocabulary(model, sizes["vocab_size"])
 
-        architecture = gguf.MODEL_ARCH[TWINS[kind]]
+        architecture = gguf.MODEL_ARCH[kind.upper()]
         writer = gguf.GGUFWriter(folder / FILE, gguf.MODEL_ARCH_NAMES[architecture])
         writer.add_name(model.name)
         writer.add_string(FACTS, facts_of(model, self.name))
@@ -110,18 +125,35 @@ class Gguf(Format):
         return _Llama(folder / FILE)
 
 
-def _gpt2(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a GGUF says of a GPT-2."""
-    fixed = {
-        "activation_function": "gelu_new",
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-    }
-    for key, value in fixed.items():
+def require_twin(name: str, kind: object) -> None:
+    """Raise `InputError` for a `model_type` that llama.cpp has no twin of."""
+    if kind not in TWINS:
+        raise InputError(
+            f"{name} is of the model_type {kind!r}, and a GGUF is written of {', '.join(TWINS)} "
+            "only. ONNX takes others"
+        )
+
+
+def require_plain(name: str, config: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a GPT-2 that llama.cpp computes otherwise."""
+    for key, value in PLAIN.items():
         if config.get(key, value) != value:
             raise InputError(
                 f"{name} is a GPT-2 with {key}={config[key]!r}; llama.cpp computes {value!r} only"
             )
+
+
+def require_tokenizer(name: str, told: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a tokenizer, as its file says, that llama.cpp does not have."""
+    if (reason := _unlike_gpt2(told)) is not None:
+        raise InputError(
+            f"{name}: {reason}; of byte-level byte pairs alone llama.cpp has the like. ONNX takes "
+            "any tokenizer"
+        )
+
+
+def _gpt2(config: dict[str, Any]) -> dict[str, Any]:
+    """What a GGUF says of a GPT-2."""
     return {
         "vocab_size": config["vocab_size"],
         "context_length": config["n_positions"],
@@ -133,7 +165,7 @@ def _gpt2(config: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _llama(config: dict[str, Any], name: str) -> dict[str, Any]:
+def _llama(config: dict[str, Any]) -> dict[str, Any]:
     """What a GGUF says of a Llama."""
     return {
         "vocab_size": config["vocab_size"],
@@ -149,7 +181,7 @@ def _llama(config: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _bloom(config: dict[str, Any], name: str) -> dict[str, Any]:
+def _bloom(config: dict[str, Any]) -> dict[str, Any]:
     """What a GGUF says of a BLOOM."""
     return {
         "vocab_size": config["vocab_size"],
@@ -163,7 +195,7 @@ def _bloom(config: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-_SIZES = {"GPT2LMHeadModel": _gpt2, "LlamaForCausalLM": _llama, "BloomForCausalLM": _bloom}
+_SIZES = {"gpt2": _gpt2, "llama": _llama, "bloom": _bloom}
 
 
 def _changed(name: str, tensor: Tensor, config: dict[str, Any]) -> Tensor:
@@ -203,11 +235,7 @@ def vocabulary(model: Model, size: int) -> tuple[list[str], list[int], list[str]
     if model.tokenizer is None:
         raise InputError(f"{model.name} has no tokenizer, and a GGUF cannot do without")
     told = json.loads(model.tokenizer.to_str())
-    if (reason := _unlike_gpt2(told)) is not None:
-        raise InputError(
-            f"{model.name}: {reason}; of byte-level byte pairs alone llama.cpp has the like. "
-            "ONNX takes any tokenizer"
-        )
+    require_tokenizer(model.name, told)
     added = {entry["id"]: entry for entry in told["added_tokens"]}
     spelled = {id: token for token, id in model.tokenizer.get_vocab().items()}
     tokens, kinds = [], []
@@ -227,7 +255,7 @@ def vocabulary(model: Model, size: int) -> tuple[list[str], list[int], list[str]
     return tokens, kinds, merges
 
 
-def _unlike_gpt2(told: dict[str, Any]) -> str | None:
+def _unlike_gpt2(told: Mapping[str, Any]) -> str | None:
     """Why a tokenizer does not give the tokens that llama.cpp's for GPT-2 gives, if it does not."""
     kind = told["model"]["type"]
     if kind != "BPE":

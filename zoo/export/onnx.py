@@ -26,7 +26,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo.errors import InputError, MissingExtraError
-from zoo.export.base import FACTS, Engine, Format, arguments, facts_of, greedy
+from zoo.export.base import (
+    FACTS,
+    Engine,
+    Format,
+    arguments,
+    facts_of,
+    greedy,
+    is_wrapped,
+    writes,
+)
 from zoo.export.transformers import write_tokenizer
 from zoo.loading import MOST_REASON
 from zoo.model import Model
@@ -55,6 +64,11 @@ class Onnx(Format):
                 f"The architecture of {name}, {kind}, takes {' and '.join(taken)}: as ONNX are "
                 "written decoders, encoders, encoder-decoders of texts, and models that tell a "
                 "picture's label"
+            )
+        if is_wrapped(architecture) and writes(architecture):
+            raise InputError(
+                f"transformers computes {name}, and how it masks and keeps what it has read is not "
+                "written as ONNX: export it as transformers, of which Optimum makes a graph"
             )
         if not all(find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime")):
             raise MissingExtraError("ONNX", "onnx")

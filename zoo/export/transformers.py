@@ -11,8 +11,8 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, InputError
 from zoo.export.base import Engine, Format, writes
-from zoo.folder import CONFIG, TOKENIZER, WEIGHTS, read_config
-from zoo.loading import GENERATION, PREPROCESSOR
+from zoo.folder import CONFIG, QUANTIZATION, TOKENIZER, WEIGHTS, read_config
+from zoo.loading import GENERATION, PREPROCESSOR, build
 from zoo.model import Model
 from zoo.registry import registry
 from zoo.tokenization import END_OF_TEXT
@@ -42,6 +42,15 @@ class Transformers(Format):
         made = getattr(architecture, "to_transformers", None)
         if made is None or made.__annotations__.get("return") is NoReturn:
             refuse(name, architecture)
+
+    def look(self, name: str, architecture: type, source: Path) -> None:
+        """Sizes that the counterpart can have, by a module without memory."""
+        config = read_config(source) if (source / CONFIG).is_file() else {}
+        if "architecture" not in config:  # of theirs: it has been read, so it can be written
+            return
+        values = {key: config[key] for key in config if key not in ("architecture", QUANTIZATION)}
+        with torch.device("meta"):
+            counterpart(name, build(architecture, values))
 
     def write(self, model: Model, folder: Path) -> None:
         """Write the files.
@@ -148,13 +157,17 @@ def converted(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
         InputError: it has none.
         ConfigError: it has none of these sizes.
     """
-    module: Any = model.module
+    return counterpart(model.name, model.module)
+
+
+def counterpart(name: str, module: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """As `converted`, of the module of a model."""
     if not hasattr(module, "to_transformers"):
-        refuse(model.name, type(module))
+        refuse(name, type(module))
     try:
         config, tensors = module.to_transformers()
     except ConfigError as error:
-        raise ConfigError(f"{model.name}: {error}") from error
+        raise ConfigError(f"{name}: {error}") from error
     return config, tensors
 
 

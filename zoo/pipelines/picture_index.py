@@ -76,7 +76,7 @@ class PictureIndex:
                 found = self._one_by_one(some, bad)
             known |= {digests[path]: vector for path, vector in found}
         if bad:
-            warnings.warn(f"{len(bad)} left out: {bad[0]}", stacklevel=3)
+            warnings.warn(f"{len(bad)} of {len(files)} left out: {bad[0]}", stacklevel=3)
         if len(new) > len(bad):
             self._write(known)
         kept = [path for path in files if digests[path] in known]
@@ -106,8 +106,11 @@ class PictureIndex:
             return
         from safetensors.torch import save_file
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.path.parent)
+        except OSError as error:  # what was asked is answered without a cache
+            return warnings.warn(f"vectors of pictures are not kept: {error}", stacklevel=4)
         os.close(handle)
         save_file({digest: vector.clone() for digest, vector in vectors.items()}, name)
         os.replace(name, self.path)

@@ -8,6 +8,7 @@ import math
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +23,13 @@ from zoo.nn import EncoderDecoder, SourceCache
 from zoo.nn.cache import sources_of
 from zoo.pipelines import prefix_of, tokenizer_of
 from zoo.pipelines.languages import Languages
-from zoo.pipelines.reading import Reader, by_length, pad
+from zoo.pipelines.reading import Reader, Row, by_length, pad
 from zoo.pipelines.text_generation import Pieces, find_stop
+from zoo.tokenization import UNKNOWN
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from zoo.model import Model
 
 # where a sentence ends: a sign, quotes and brackets that close, a blank; or a line
@@ -139,21 +143,29 @@ class Text2Text:
             ContextLengthError: a source has more tokens than the model has positions.
 
         Warns:
-            UserWarning: a source was taken apart into sentences.
+            UserWarning: a source was taken apart into sentences, or left as it is, or is mostly of
+                words or characters that the tokenizer does not know.
         """
-        parts = self.parts(texts, between)
+        left = self._left(texts)
+        parts = self.parts([t for t, same in zip(texts, left, strict=True) if not same], between)
         rows = [row for group in parts for row in group]
         written = self._written(rows, options, between)
-        found = []
+        made = []
         for group in parts:
             answers, written = written[: len(group)], written[len(group) :]
-            found.append([joined(choice) for choice in zip(*answers, strict=True)])
-        return found
+            made.append([joined(choice) for choice in zip(*answers, strict=True)])
+        rest, copies = iter(made), options.num_return_sequences
+        return [
+            [Candidate(text)] * copies if same else next(rest)
+            for text, same in zip(texts, left, strict=True)
+        ]
 
     def parts(self, texts: Sequence[str], between: Between = Between()) -> list[list[list[int]]]:
         """The token ids of each source, in one part or, where it does not fit, in several."""
         found = []
-        for row in self.reader(texts):
+        rows = self.reader(texts)
+        self._warn_of_unknown(rows)
+        for row in rows:
             if self.fits(row.ids):
                 found.append([row.ids])
                 continue
@@ -184,6 +196,31 @@ class Text2Text:
     def take_apart(self, text: str) -> list[str]:
         """What a source that does not fit is read as; itself where parts mean little alone."""
         return [text]
+
+    def leaves(self, text: str) -> bool:
+        """Whether the answer to a source is the source itself."""
+        return False
+
+    def _left(self, texts: Sequence[str]) -> list[bool]:
+        """Which sources are left as they are; says so."""
+        left = [isinstance(text, str) and self.leaves(text) for text in texts]
+        if any(left):
+            what = "The text has" if len(texts) == 1 else f"{sum(left)} of {len(texts)} texts have"
+            back = "comes back as it is" if len(texts) == 1 else "come back as they are"
+            warnings.warn(f"{what} no letter: nothing to translate, {back}", stacklevel=5)
+        return left
+
+    def _warn_of_unknown(self, rows: Sequence[Row]) -> None:
+        """Say which sources are mostly of what the tokenizer has no token for."""
+        token = self.tokenizer.token_to_id(UNKNOWN)
+        strange = [row for row in rows if 2 * unknown(row, token) > len("".join(row.text.split()))]
+        if strange:
+            what = "The text is" if len(rows) == 1 else f"{len(strange)} of {len(rows)} texts are"
+            warnings.warn(
+                f"{what} mostly of words or characters that {self.name} does not know: what it "
+                "makes of them means little",
+                stacklevel=6,
+            )
 
     def _written(
         self, rows: Sequence[list[int]], options: GenerationOptions, between: Between
@@ -238,7 +275,9 @@ class Text2Text:
         """
         if options.stop:
             raise InputError("stop and stream do not go together here: leave one out")
-        found = []
+        if self._left([text])[0]:
+            return [(iter(()), Copied(self.tokenizer, text))]
+        found: list[tuple[Iterator[int], Pieces]] = []
         (parts,) = self.parts([text], between)
         for ids in parts:
             given = self._given([ids], between)
@@ -270,6 +309,27 @@ class Translation(Text2Text):
     def take_apart(self, text: str) -> list[str]:
         """Its sentences."""
         return sentences(text)
+
+    def leaves(self, text: str) -> bool:
+        """What has no letter means the same in all languages: signs, numbers, emoji."""
+        return bool(text.strip()) and not any(map(str.isalpha, text))
+
+
+class Copied(Pieces):
+    """A text that no token is written for.
+
+    Args:
+        tokenizer: as of `Pieces`.
+        text: the whole of it.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", text: str) -> None:
+        super().__init__(tokenizer, [])
+        self.text = text
+
+    def rest(self, ids: Sequence[int] = ()) -> str:
+        """The text."""
+        return self.text
 
 
 class Given(nn.Module):
@@ -336,6 +396,17 @@ def joined(parts: Sequence[Candidate]) -> Candidate:
     scores = [part.score for part in parts if part.score is not None]
     text = " ".join(part.text for part in parts)
     return Candidate(text, sum(scores) / len(scores) if scores else None)
+
+
+def unknown(row: Row, token: int | None) -> int:
+    """How many characters of a text have no token: they are `token`, or taken apart into bytes."""
+    found: set[int] = set()
+    shared = Counter(row.offsets)  # bytes of a character all stand where it does
+    for id, place, special in zip(row.ids, row.offsets, row.special, strict=True):
+        apart = shared[place] > 1 and not row.text[slice(*place)].isascii()
+        if not special and (id == token or apart):
+            found.update(range(*place))
+    return sum(not row.text[place].isspace() for place in found)
 
 
 def sentences(text: str) -> list[str]:

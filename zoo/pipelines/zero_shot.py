@@ -49,6 +49,9 @@ class ZeroShotImageClassification:
     Each answer is `{"label": "cat", "score": 0.98, "similarity": 0.27}`: the probability among all
     labels, and the cosine of picture and text. A list of pictures gives a list of such lists.
 
+    A module whose `pairwise` is true was trained with a sigmoid on each pair, as SigLIP is: then a
+    score is the probability that this label fits, whatever the others are.
+
     The module has `encode_image(pixels)` (B, C, S, S) and `encode_text(ids)` (B, T), which give
     vectors of length 1 (B, D); `similarity(pictures, texts)`, the scaled cosines; and says how
     pictures and texts are read: `read_pictures(images)`, `read_texts(tokenizer, texts)`.
@@ -67,6 +70,7 @@ class ZeroShotImageClassification:
             )
         self.name, self.config = model.name, model.config
         self.module: Any = model.module
+        self.pairwise = bool(getattr(model.module, "pairwise", False))
         self.tokenizer = tokenizer_of(model)
         self.cards = model.cards
         self._texts: dict[str, Tensor] = {}  # this model's: another has a pipeline of its own
@@ -89,7 +93,8 @@ class ZeroShotImageClassification:
                 `{"cat": ["kitten"], "dog": []}`: it is called by the first.
             templates: sentences with `{}` where a label goes. Several are an ensemble: a label's
                 vector is the mean of its sentences', of length 1 again.
-            negative_labels: compete for the probability, and are not answered.
+            negative_labels: compete for the probability, and are not answered; in a module whose
+                scores are each label's own, nothing competes.
             top_k: how many labels; all if None.
             **options: there are no others.
 
@@ -98,9 +103,67 @@ class ZeroShotImageClassification:
                 unknown option, not a picture or a damaged one.
 
         Warns:
-            UserWarning: there is one label alone, whose probability is 1 whatever the picture; or
-                the model's vocabulary lacks words.
+            UserWarning: there is one label alone, whose probability among all is 1 whatever the
+                picture; or the model's vocabulary lacks words.
         """
+        names, texts = self._asked(labels, templates, negative_labels, top_k, options)
+        many = isinstance(pictures, list | tuple)
+        given: Any = pictures if many else [pictures]
+        answers = []
+        for start in range(0, len(given), BATCH):
+            found = self.embed_pictures(given[start : start + BATCH])
+            answers += self._answers(found, texts, names, top_k)
+        return answers if many else answers[0]
+
+    def classify_folder(
+        self,
+        folder: str | Path,
+        labels: "Sequence[Label] | Mapping[str, Sequence[str]] | None" = None,
+        *,
+        templates: Sequence[str] = TEMPLATES,
+        negative_labels: "Sequence[Label]" = (),
+        top_k: int | None = None,
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        """Classify the pictures of a folder, and of the folders in it.
+
+        Vectors of pictures are kept in the cache: a picture is read once for each model.
+
+        Args:
+            folder: of pictures.
+            labels: as of a call.
+            templates: likewise.
+            negative_labels: likewise.
+            top_k: likewise.
+            **options: there are no others.
+
+        Returns:
+            `{"picture", "labels"}` of each in the order of their names: the file, and what a call
+            gives.
+
+        Raises:
+            InputError: as of a call; no such folder, or no picture in it.
+
+        Warns:
+            UserWarning: as of a call; or some files could not be read: they are left out.
+        """
+        from zoo.pipelines.picture_index import PictureIndex
+
+        names, texts = self._asked(labels, templates, negative_labels, top_k, options)
+        files, vectors = PictureIndex.of(self).vectors(pictures_in(folder))
+        answers = self._answers(vectors, texts, names, top_k)
+        pairs = zip(files, answers, strict=True)
+        return [{"picture": str(file), "labels": answer} for file, answer in pairs]
+
+    def _asked(
+        self,
+        labels: Any,
+        templates: Sequence[str],
+        negative_labels: Any,
+        top_k: int | None,
+        options: Mapping[str, Any],
+    ) -> tuple[list[str], Tensor]:
+        """What a label is called by, and the vectors of all labels, the negative ones last."""
         if options:
             raise InputError(
                 f"zero-shot-image-classification has no option {next(iter(options))!r}; it has: "
@@ -110,29 +173,19 @@ class ZeroShotImageClassification:
             raise InputError(f"top_k must be a whole number from 1 on, got {top_k!r}")
         names = named(labels)
         others = named(negative_labels) if negative_labels else []
-        _require_different([*names, *others])
-        if len(names) + len(others) == 1:
+        require_different([*names, *others])
+        if len(names) + len(others) == 1 and not self.pairwise:
             warnings.warn(
                 "One label alone has probability 1 whatever the picture shows: give more, or "
                 "negative_labels; the similarity still says something",
-                stacklevel=2,
+                stacklevel=3,
             )
-        texts = self.classifier([*names, *others], templates)
-        many = isinstance(pictures, list | tuple)
-        given: Any = pictures if many else [pictures]
-        answers = []
-        for start in range(0, len(given), BATCH):
-            found = self.embed_pictures(given[start : start + BATCH])
-            answers += self._answers(found, texts, [one[0] for one in names], top_k)
-        return answers if many else answers[0]
+        return [one[0] for one in names], self.classifier([*names, *others], templates)
 
     def _answers(
         self, pictures: Tensor, texts: Tensor, names: Sequence[str], top_k: int | None
     ) -> list[list[dict[str, Any]]]:
-        with torch.inference_mode():
-            like = next(self.module.parameters())
-            logits = self.module.similarity(pictures.to(like), texts.to(like)).float().cpu()
-        scores = logits.softmax(-1)[:, : len(names)]  # (B, L)
+        scores = self.probabilities(pictures, texts)[:, : len(names)]  # (B, L)
         cosines = (pictures @ texts.T)[:, : len(names)]
         answers = []
         for row, cosine in zip(scores, cosines, strict=True):
@@ -148,6 +201,18 @@ class ZeroShotImageClassification:
                 ]
             )
         return answers
+
+    @torch.inference_mode()
+    def probabilities(self, pictures: Tensor, texts: Tensor) -> Tensor:
+        """How likely each label is for each picture (B, L).
+
+        Args:
+            pictures: vectors of length 1 (B, D).
+            texts: of labels, as `classifier` gives them (L, D).
+        """
+        like = next(self.module.parameters())
+        logits: Tensor = self.module.similarity(pictures.to(like), texts.to(like)).float().cpu()
+        return logits.sigmoid() if self.pairwise else logits.softmax(-1)
 
     @torch.inference_mode()
     def embed_pictures(self, pictures: "Sequence[Picture]") -> Tensor:
@@ -176,7 +241,7 @@ class ZeroShotImageClassification:
             more = f" and {len(lacking) - 1:,} more texts" if len(lacking) > 1 else ""
             warnings.warn(
                 f"{self.name} lacks words of {lacking[0]!r}{more}: it can tell nothing by them",
-                stacklevel=4,
+                stacklevel=5,
             )
         return torch.stack([self._texts[text] for text in texts])
 
@@ -270,7 +335,27 @@ def named(labels: Any) -> list[list[str]]:
     return found
 
 
-def _require_different(labels: Sequence[Sequence[str]]) -> None:
+def with_synonyms(labels: Any, synonyms: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Labels as `named` gives them, with further names.
+
+    Args:
+        labels: as of a call.
+        synonyms: by what a label is called, such as `{"dog": ["puppy"]}`.
+
+    Raises:
+        InputError: as of `named`, or a synonym of no label.
+    """
+    found = named(labels)
+    called = [names[0] for names in found]
+    if unknown := sorted(set(synonyms) - set(called)):
+        raise InputError(
+            f"{unknown[0]!r} is none of the labels {', '.join(called)}: synonyms are of one"
+        )
+    return [[*names, *synonyms.get(names[0], ())] for names in found]
+
+
+def require_different(labels: Sequence[Sequence[str]]) -> None:
+    """Raise `InputError` where two of all names are alike, but for case and blanks."""
     seen: set[str] = set()
     for names in labels:
         for name in names:

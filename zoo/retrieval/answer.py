@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zoo.conversation import Template
     from zoo.model import Model
 
-DECODER = "alibi-lm"
+DECODER = "instruct-lm"
 NEW_TOKENS = 48
 STOP = ("\n\n", "\nQuestion:", "Question :")  # where a decoder begins to ask itself
 PROMPT = """\

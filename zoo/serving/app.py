@@ -7,13 +7,14 @@ import asyncio
 import base64
 import hmac
 import json
+import math
 import secrets
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -28,6 +29,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from zoo.chat import Chat
 from zoo.conversation import check, prompt
+from zoo.engines import engine_of
 from zoo.errors import ContextLengthError, InputError, UnknownNameError, ZooError
 from zoo.generation import GenerationOptions
 from zoo.loading import load
@@ -41,12 +43,30 @@ if TYPE_CHECKING:
 COMPLETION = 16  # tokens of a completion unless asked for more, as OpenAI has it
 EMBEDDED = 2048  # texts of one request
 CHOICES = 16  # prompts times answers of one request
+SPARE = 256  # open files besides connections, those among them that are being refused
 BODY = 30.0  # seconds that a client has for the body of a request
 OWN = ("temperature", "top_p", "seed", "stop")  # options under OpenAI's names, which are ours too
 MORE = ("top_k", "repetition_penalty")  # ours, which its clients send as extra_body
 READ = ("model", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens")
 LEFT = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
-WITHOUT_EFFECT: tuple[Any, ...] = (None, False, 0, 1, "", {}, [], "auto", "none", {"type": "text"})
+# options of OpenAI's that are not done here, with the values that ask for nothing; so does null
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0, 0.0),
+    "function_call": ("auto", "none"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "presence_penalty": (0, 0.0),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("auto", "none"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+}
 Names = Sequence[str]
 
 
@@ -109,10 +129,18 @@ class Serving:
         names: what `zoo.load` takes.
         limits: bounds for clients.
         key: what they must send as `Authorization: Bearer KEY`; nothing unless given.
+        engine: what computes decoders, as of `zoo.load`; `require_served` takes it.
     """
 
-    def __init__(self, names: Names, limits: Limits | None = None, key: str | None = None) -> None:
+    def __init__(
+        self,
+        names: Names,
+        limits: Limits | None = None,
+        key: str | None = None,
+        engine: str | None = None,
+    ) -> None:
         self.names, self.limits, self.key = list(names), limits or Limits(), key
+        self.engine = engine
         self.served: dict[str, Served] = {}
         self.since = int(time.time())
         self.loading = threading.Lock()
@@ -181,10 +209,23 @@ class Serving:
             except Exception as error:
                 response = _error(500, "server_error", f"{type(error).__name__}: {error}")
             self.requests.labels(route, response.status_code).inc()
-            self.seconds.labels(route).observe(time.monotonic() - began)
+            if isinstance(response, StreamingResponse):
+                response.body_iterator = self._timed(route, began, response.body_iterator)
+            else:
+                self.seconds.labels(route).observe(time.monotonic() - began)
             return response
 
         return handle
+
+    async def _timed(
+        self, route: str, began: float, pieces: AsyncIterable[Any]
+    ) -> AsyncIterator[Any]:
+        """The pieces of an answer, which has taken its time when the last one is gone."""
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            self.seconds.labels(route).observe(time.monotonic() - began)
 
     def _require_key(self, request: Request) -> None:
         if self.key is None:
@@ -233,7 +274,7 @@ class Serving:
     def _load(self, name: str) -> Served:
         with self.loading:
             if name not in self.served:
-                model = load(name)
+                model = load(name, engine=self.engine)
                 one = Served(model)
                 if model.pipeline == "text-generation":
                     limits = self.limits
@@ -437,6 +478,37 @@ class Serving:
         yield "data: [DONE]\n\n"
 
 
+def require_served(engine: str) -> None:
+    """Say at once which engine cannot write the answers of a server.
+
+    Raises:
+        InputError: there is none of the name, or it keeps what it has read in a memory of its own.
+        MissingExtraError: it is not installed.
+    """
+    if engine == "llama.cpp":  # installed or not
+        raise InputError(
+            "llama.cpp keeps what it has read to itself, so that texts cannot come and go: "
+            "txzoo export NAME --format gguf writes what its own server, llama-server, serves"
+        )
+    engine_of(engine)
+
+
+def _connections(asked: int) -> int:
+    """As many of the connections asked for as the process may have files open for."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return asked
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = asked + SPARE
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return asked
+    if soft != hard:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(asked, soft - SPARE))
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket for `server(...).run(sockets=[...])`.
 
@@ -598,7 +670,9 @@ def _check_keys(values: Mapping[str, Any], own: Names) -> None:
     """Raise `InputError` for what would change the answer and is not done here."""
     known = (*READ, *OWN, *MORE, *LEFT, *own)
     for key, value in values.items():
-        if key not in known and value not in WITHOUT_EFFECT:
+        neutral = WITHOUT_EFFECT.get(key, ())
+        same = any(value == one and type(value) is type(one) for one in neutral)  # True == 1
+        if key not in known and value is not None and not same:
             raise InputError(f"{key} is not supported here: leave it out")
 
 
@@ -676,7 +750,13 @@ class Patient(H11Protocol):
             self.timer = self.loop.call_later(self.limits.header_seconds, self.transport.close)
 
 
-def server(names: Names, *, limits: Limits | None = None, key: str | None = None) -> uvicorn.Server:
+def server(
+    names: Names,
+    *,
+    limits: Limits | None = None,
+    key: str | None = None,
+    engine: str | None = None,
+) -> uvicorn.Server:
     """A server, whose `run(sockets=[...])` serves until the process is told to stop.
 
     Told so, it takes no new connection, and writes what it has begun.
@@ -685,13 +765,16 @@ def server(names: Names, *, limits: Limits | None = None, key: str | None = None
         names: what `zoo.load` takes.
         limits: bounds for clients.
         key: what they must send; nothing unless given.
+        engine: what computes decoders; PyTorch unless given.
     """
     limits = limits or Limits()
+    limits = replace(limits, connections=_connections(limits.connections))
     config = uvicorn.Config(
-        Serving(names, limits, key).app(),
+        Serving(names, limits, key, engine).app(),
         http=type("Connection", (Patient,), {"limits": limits}),
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=int(limits.seconds),
+        backlog=SPARE // 2,  # so many are accepted before those too many are closed
+        timeout_graceful_shutdown=math.ceil(limits.seconds),
     )
     return uvicorn.Server(config)

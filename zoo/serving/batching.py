@@ -4,9 +4,11 @@ Source: Yu et al. 2022, "Orca: A Distributed Serving System for Transformer-Base
 Models", section 3.1: requests join and leave between two tokens, none waits for another's end.
 
 The idea: keys and values of all rows end at the same column, shorter texts are padded on the left.
-A new text is read on its own and its keys and values are laid into the last columns of a free row;
-positions count from a text's own beginning, so nothing else changes. A text that is longer than all
-others moves them to the right.
+New texts are read on their own, some tokens between one step of the others and the next (Agrawal et
+al. 2023, "SARATHI: Efficient LLM Inference by Piggybacking Decodes with Chunked Prefills",
+arXiv:2308.16369). Then their keys and values are laid into the last columns of free rows; positions
+count from a text's own beginning, so nothing else changes. A text that is longer than all others
+moves them to the right.
 
 Letters: R rows, S columns, V vocabulary, E width of a head.
 """
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from zoo.model import Model
 
 COLUMNS = 64  # at first; as many again whenever they do not suffice
+PIECE = 512  # tokens of prompts that are read between two steps
 
 
 class Slots(Cache):
@@ -139,6 +142,35 @@ class Request:
     repetition: Repetition | None = None
 
 
+class Reading:
+    """Prompts that are read, padded on the left to one length.
+
+    Args:
+        requests: R, whose prompts they are.
+        module: reads them.
+    """
+
+    def __init__(self, requests: list[Request], module: nn.Module) -> None:
+        like = next(module.parameters())
+        longest = max(len(request.ids) for request in requests)
+        self.requests, self.module = requests, module
+        self.before = [longest - len(request.ids) for request in requests]
+        rows = zip(self.before, requests, strict=True)
+        self.ids = torch.tensor(
+            [[0] * pad + request.ids for pad, request in rows], device=like.device
+        )
+        padding = torch.tensor(self.before, device=like.device)
+        config: Any = module.config
+        self.cache = Cache.of(config, len(requests), longest, padding=padding, like=like)
+
+    def read(self) -> Tensor | None:
+        """Read the next piece; after the last one the scores (R, V) of what follows."""
+        start = self.cache.length
+        piece = self.ids[:, start : start + max(PIECE // len(self.requests), 1)]
+        scores = last_logits(self.module, piece, self.cache)[:, 0]
+        return scores if self.cache.length == self.ids.shape[1] else None
+
+
 class Busy(ZooError):
     """All rows are taken, and as many wait as may."""
 
@@ -172,6 +204,7 @@ class Engine:
         self.rows, self.most = rows, waiting
         self.slots = Slots(model.module, rows)
         self.running: list[Request] = []
+        self.reading: Reading | None = None
         self.waiting: deque[Request] = deque()
         self.steps = self.tokens = 0
         self._news = threading.Condition()
@@ -247,42 +280,47 @@ class Engine:
         scores: Tensor | None = None  # (R, V) of the running requests, in their order
         while True:
             with self._news:
-                while not (self.waiting or self.running or self._closed):
+                while not (self.waiting or self.reading or self.running or self._closed):
                     self._news.wait()
-                free = self.rows - len(self.running)
-                new = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+                new: list[Request] = []
+                if self.reading is None:
+                    free = self.rows - len(self.running)
+                    new = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
                 if self._closed:
-                    new += [*self.running, *self.waiting]
+                    new += self.waiting
                     self.waiting.clear()
             if self._closed:
-                for request in new:
-                    request.put("", Busy(f"{self.name} is being stopped"))
-                return
+                return self._end(new, Busy(f"{self.name} is being stopped"))
             try:
                 scores = self._joined(scores, new)
                 scores = self._step(scores)
             except Exception as error:  # out of memory, say: those who wait must hear of it
-                for request in [*new, *self.running]:
-                    request.put("", error)
-                self.running, self.slots, scores = [], Slots(self.module, self.rows), None
+                self._end(new, error)
+                scores = None
+
+    def _end(self, new: list[Request], error: Exception) -> None:
+        """Tell all who wait for a text, the new ones too, why there is none."""
+        read = [] if self.reading is None else self.reading.requests
+        for request in dict.fromkeys([*new, *read, *self.running]):
+            request.put("", error)
+        self.running, self.reading, self.slots = [], None, Slots(self.module, self.rows)
 
     def _joined(self, scores: Tensor | None, new: list[Request]) -> Tensor | None:
-        """Read the prompts of new requests; scores of all rows."""
-        new = [request for request in new if not self._is_over(request)]
-        if not new:
+        """Read a piece of new prompts; scores of all rows, theirs too when they are read."""
+        if new := [request for request in new if not self._is_over(request)]:
+            self.reading = Reading(new, self.module)
+        reading = self.reading
+        if reading is None:
             return scores
-        longest = max(len(request.ids) for request in new)
-        before = [longest - len(request.ids) for request in new]
-        like = next(self.module.parameters())
-        padding = torch.tensor(before, device=like.device)
-        ids = torch.tensor(
-            [[0] * pad + request.ids for pad, request in zip(before, new, strict=True)],
-            device=like.device,
-        )
-        cache = Cache.of(self.module.config, len(new), longest, padding=padding, like=like)
-        first = last_logits(self.module, ids, cache)[:, 0]
-        self.slots.join(cache, before)
-        self.running += new
+        if all([self._is_over(request) for request in reading.requests]):
+            self.reading = None
+            return scores
+        first = reading.read()
+        if first is None:
+            return scores
+        self.slots.join(reading.cache, reading.before)
+        self.running += reading.requests
+        self.reading = None
         return first if scores is None else torch.cat([scores, first])
 
     def _step(self, scores: Tensor | None) -> Tensor | None:
@@ -300,6 +338,7 @@ class Engine:
                     self.running[row], ids[row] = last, ids[len(self.running)]
         tokens = ids[: len(self.running)]
         if not tokens:
+            self.slots = Slots(self.module, self.rows)  # lets go of what long texts took
             return None
         self.slots.make_room()
         self.steps += 1

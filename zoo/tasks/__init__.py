@@ -12,6 +12,7 @@ from zoo.tasks.language_modeling import LanguageModeling, TokenBatches, token_sc
 from zoo.tasks.masked_language import MaskedLanguageModeling
 from zoo.tasks.pair_file import PairFile
 from zoo.tasks.picture_folder import PictureFolder
+from zoo.tasks.preference_file import PreferenceFile
 from zoo.tasks.spans import SpanCorruption
 from zoo.tasks.translation import Translation
 
@@ -29,6 +30,7 @@ __all__ = [
     "PairFile",
     "PictureFolder",
     "Pictures",
+    "PreferenceFile",
     "SpanCorruption",
     "TextClassification",
     "TokenBatches",

@@ -38,6 +38,8 @@ class BaseTask(ABC):
             `batches`.
         objective: what a recipe's [objective] table may say, with the usual values.
         template: how the task writes conversations; it goes into the folder of what is trained.
+        loss_of_tokens: whether the loss is the mean of tokens' negative log-likelihoods, so that
+            its exponential is a perplexity.
     """
 
     splits: tuple[str, ...] = ("train", "validation", "test")
@@ -45,6 +47,7 @@ class BaseTask(ABC):
     model_config: Any = None
     objective: Mapping[str, Any] = {}
     template: "Template | None" = None
+    loss_of_tokens: bool = False
 
     def set_objective(self, values: Mapping[str, Any]) -> None:
         """Take a recipe's [objective] table.
@@ -100,3 +103,7 @@ class BaseTask(ABC):
             limit: measure on the first so many tokens or examples only.
             context: how many tokens the model reads at once; what it was trained on if None.
         """
+
+    def signatures(self, split: str, *, limit: int | None = None) -> dict[str, str]:
+        """How metrics of `evaluate` are counted, where the library that counts them has a word."""
+        return {}

@@ -66,6 +66,7 @@ class Captioning(BaseTask):
         drawn: whether the pictures are made by the task itself, so that a page may show some.
     """
 
+    loss_of_tokens = True
     drawn = False
     attributes: tuple[str, ...] = ()
     num_beams = 4

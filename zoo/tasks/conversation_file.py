@@ -2,15 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 from zoo.conversation import Messages, check
 from zoo.data import from_hub
 from zoo.errors import InputError
 from zoo.hookspecs import Task
+from zoo.tasks.base import BaseTask
 from zoo.tasks.files import (
     decoded,
     drawn,
@@ -26,7 +28,7 @@ HUB = "hf://datasets/"
 EXAMPLE = {"instruction": "Name a colour.", "output": "Blue."}
 SHAPES = (
     "messages (role and content), conversations (from and value), instruction with output, "
-    "prompt with completion"
+    "prompt with completion; of two answers prompt with chosen and rejected"
 )
 ANSWERS = ("output", "response", "completion")  # the first one that a row has
 SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
@@ -40,6 +42,7 @@ class NoShape(InputError):
 
 
 Rows = list[tuple[int, Mapping[str, Any]]]
+One = TypeVar("One")
 
 
 def conversation_of(row: Mapping[str, Any]) -> Messages:
@@ -54,26 +57,23 @@ def conversation_of(row: Mapping[str, Any]) -> Messages:
     """
     messages: list[dict[str, str]]
     if "messages" in row:
-        messages = _listed(row["messages"], "messages")
-        check(messages)
-        messages = [{"role": one["role"], "content": one["content"]} for one in messages]
+        messages = listed(row, "messages")
     elif "conversations" in row:
-        said = _listed(row["conversations"], "conversations")
-        messages = [_from_value(one) for one in said]
+        messages = [_from_value(one) for one in _list_of(row, "conversations")]
     elif "instruction" in row or "prompt" in row:
-        question = row.get("instruction", row.get("prompt"))
         answer = next((row[key] for key in ANSWERS if key in row), None)
-        more = row.get("input") or ""
-        for key, text in (("instruction", question), ("answer", answer), ("input", more)):
-            if not isinstance(text, str):
-                raise InputError(f"has no text as its {key}")
-        if not isinstance(question, str) or not isinstance(answer, str):
-            raise AssertionError  # said above
-        question = f"{question.strip()}\n\n{more.strip()}" if more.strip() else question.strip()
-        messages = [{"role": "user", "content": question}]
-        messages += [{"role": "assistant", "content": answer.removesuffix(END).strip()}]
+        messages = [question_in(row), answer_of(answer, "answer")]
     else:
         raise NoShape(f"is none of {SHAPES}; it has {', '.join(map(str, row)) or 'nothing'}")
+    return whole(messages, row)
+
+
+def whole(messages: list[dict[str, str]], row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A conversation with the `system` of its row before it.
+
+    Raises:
+        InputError: it is none that an answer can be learned from.
+    """
     if isinstance(row.get("system"), str) and row["system"].strip():
         messages = [{"role": "system", "content": row["system"].strip()}, *messages]
     check(messages)
@@ -86,10 +86,47 @@ def conversation_of(row: Mapping[str, Any]) -> Messages:
     return messages
 
 
-def _listed(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list):
+def question_in(row: Mapping[str, Any]) -> dict[str, str]:
+    """The message that the instruction or the prompt of a row is, with its input below.
+
+    Raises:
+        InputError: they are no texts.
+    """
+    question, more = row.get("instruction", row.get("prompt")), row.get("input") or ""
+    if not isinstance(question, str):
+        raise InputError("has no text as its instruction or prompt")
+    if not isinstance(more, str):
+        raise InputError("has no text as its input")
+    text = f"{question.strip()}\n\n{more.strip()}" if more.strip() else question.strip()
+    return {"role": "user", "content": text}
+
+
+def answer_of(text: Any, name: str) -> dict[str, str]:
+    """The message that an answer is.
+
+    Raises:
+        InputError: it is no text; says what it is the `name` of.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"has no text as its {name}")
+    return {"role": "assistant", "content": text.removesuffix(END).strip()}
+
+
+def listed(row: Mapping[str, Any], name: str) -> list[dict[str, str]]:
+    """The messages, role and content each, that stand in a row under a name.
+
+    Raises:
+        InputError: they are none.
+    """
+    messages = _list_of(row, name)
+    check(messages)
+    return [{"role": one["role"], "content": one["content"]} for one in messages]
+
+
+def _list_of(row: Mapping[str, Any], name: str) -> list[Any]:
+    if not isinstance(row[name], list):
         raise InputError(f"has no list under {name!r}")
-    return value
+    return list(row[name])
 
 
 def _from_value(one: Any) -> dict[str, str]:
@@ -137,12 +174,21 @@ def conversations_of(name: str, rows: Rows) -> list[Messages]:
     Raises:
         InputError: a row has none; names it, and says why.
     """
-    found = []
+    return each(name, rows, conversation_of)
+
+
+def each(name: str, rows: Rows, of: Callable[[Mapping[str, Any]], One]) -> list[One]:
+    """What each row of a file has, as `of` says.
+
+    Raises:
+        InputError: a row has none; names it, and says why.
+    """
+    found: list[One] = []
     wrong: dict[str, list[int]] = {}
     kind = InputError
     for number, row in rows:
         try:
-            found.append(conversation_of(row))
+            found.append(of(row))
         except InputError as error:
             wrong.setdefault(str(error), []).append(number)
             kind = type(error) if len(wrong) == 1 else kind  # of the first one, which is said
@@ -166,24 +212,28 @@ def question_of(messages: Messages) -> str:
 
 
 @dataclass(frozen=True)
-class Conversations:
-    """Conversations, as read from one place.
+class Told(Generic[One]):
+    """What was read from one place.
 
     Attributes:
         path: of the file, as it was given.
         name: of the file.
         sha256: of the file.
-        said: the conversations.
+        said: what stands in it.
     """
 
     path: str
     name: str
     sha256: str
-    said: list[Messages]
+    said: list[One]
 
 
-class ConversationFile(InstructionTuning):
-    """Conversations of a user.
+class Conversations(Told[Messages]):
+    """Conversations."""
+
+
+class Own(BaseTask, Generic[One]):
+    """What tasks of a user's own conversations, or of two answers to them, share.
 
     Of `train` alone a tenth of the different questions, at most 1,000, is held out as "test". Which
     ones depends on the seed and the questions, not on their order; one that stands there twice is
@@ -199,13 +249,18 @@ class ConversationFile(InstructionTuning):
 
     Warns:
         UserWarning: questions of `test` stand in `train` too.
+
+    Attributes:
+        what: such a file holds.
     """
 
+    what: ClassVar[str]
+
     def __init__(
-        self, train: Conversations | None, test: Conversations | None = None, *, seed: int = 1
+        self, train: Told[One] | None, test: Told[One] | None = None, *, seed: int = 1
     ) -> None:
         self.train, self.test, self.seed = train, test, seed
-        self.parts: dict[str, list[Messages]] = {}
+        self.parts: dict[str, list[One]] = {}
         if train is not None:
             self.parts["train"] = train.said
         if test is not None:
@@ -213,23 +268,27 @@ class ConversationFile(InstructionTuning):
         if train is not None and test is not None:
             if len(test.said) < 2:
                 raise InputError(
-                    f"{test.name} has one conversation, which gives no standard error: give two"
+                    f"{test.name} has too few {self.what} (1) for a standard error: give two"
                 )
             warn_of_shared(
-                map(question_of, train.said),
-                [question_of(messages) for messages in test.said],
+                self.questions("train"),
+                self.questions("test"),
                 name=test.name,
                 source=train.name,
             )
         elif train is not None:
-            out = _held_out(train, seed)
-            self.parts["test"] = [said for said in train.said if question_of(said) in out]
-            self.parts["train"] = [said for said in train.said if question_of(said) not in out]
+            out = _held_out(train.name, set(self.questions("train")), self.what, seed)
+            self.parts["test"] = [said for said in train.said if self.question(said) in out]
+            self.parts["train"] = [said for said in train.said if self.question(said) not in out]
         self.splits = tuple(self.parts)
 
-    def conversations(self, split: str) -> Sequence[Messages]:
-        """Those of "train" or "test"."""
-        return self.parts[split]
+    @abstractmethod
+    def question(self, said: One) -> str:
+        """What stands before the first answer."""
+
+    def questions(self, split: str) -> list[str]:
+        """Those of a split, one after another."""
+        return [self.question(said) for said in self.parts[split]]
 
     def facts(self) -> dict[str, Any]:
         """What a card says of the data, enough to read them again."""
@@ -239,7 +298,7 @@ class ConversationFile(InstructionTuning):
             "name": train.name,
             "path": train.path,
             "sha256": train.sha256,
-            "conversations": len(train.said),
+            self.what: len(train.said),
         }
         if test is None:
             return {**found, "held_out": len(self.parts["test"]), "seed": self.seed}
@@ -247,27 +306,22 @@ class ConversationFile(InstructionTuning):
             "test_name": test.name,
             "test_path": test.path,
             "test_sha256": test.sha256,
-            "test_conversations": len(test.said),
+            f"test_{self.what}": len(test.said),
         }
 
 
-def open_conversations(
-    data: Mapping[str, Any], seed: int, *, near: Path | None = None
-) -> ConversationFile:
-    """The task that a recipe's [data] describes.
+class ConversationFile(Own[Messages], InstructionTuning):
+    """Conversations of a user: `Own` says how they are split."""
 
-    Args:
-        data: `path`, and perhaps `test_path`.
-        seed: of the recipe.
-        near: a folder where the files are looked for too.
+    what = "conversations"
 
-    Raises:
-        DataNotFoundError: a file is not there.
-        InputError: something is wrong in a file; says where.
-    """
-    train = read_conversations(data["path"], near=near)
-    test = read_conversations(data["test_path"], near=near) if data.get("test_path") else None
-    return ConversationFile(train, test, seed=seed)
+    def question(self, said: Messages) -> str:
+        """What stands before the first answer."""
+        return question_of(said)
+
+    def conversations(self, split: str) -> Sequence[Messages]:
+        """Those of "train" or "test"."""
+        return self.parts[split]
 
 
 def entry_of(task: ConversationFile, license: str = "unknown") -> Task:
@@ -294,16 +348,43 @@ def read_conversations(path: str, *, near: Path | None = None) -> Conversations:
         DataNotFoundError: it is not there.
         InputError: something is wrong in it; says what and in which rows.
     """
-    if path.startswith(HUB):
-        return _from_hub(path)
-    file = find_file(path, near)
-    raw = file.read_bytes()
-    said = conversations_of(file.name, rows_of(file, raw))
-    return Conversations(path, file.name, hashlib.sha256(raw).hexdigest(), said)
+    return conversations_in(path, *rows_at(path, near))
 
 
-def _from_hub(path: str) -> Conversations:
-    """The training split of `hf://datasets/owner/name[/configuration][@revision]`."""
+def conversations_in(path: str, name: str, sha256: str, rows: Rows) -> Conversations:
+    """The conversations of rows; of a data set of the Hub they give the hash.
+
+    Args:
+        path: where they stand.
+        name: of the file.
+        sha256: of the file; empty for a data set of the Hub.
+        rows: of the file.
+
+    Raises:
+        InputError: a row has none; names it, and says why.
+    """
+    said = conversations_of(name, rows)
+    return Conversations(path, name, sha256 or hash_of(said), said)
+
+
+def hash_of(values: Any) -> str:
+    """SHA-256 of values as JSON."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def rows_at(path: str, near: Path | None) -> tuple[str, str, Rows]:
+    """Name, SHA-256 and rows of a file; there is no hash of a data set of the Hub.
+
+    Of that it is the training split: `hf://datasets/owner/name[/configuration][@revision]`.
+
+    Raises:
+        DataNotFoundError: it is not there.
+        InputError: it holds no rows.
+    """
+    if not path.startswith(HUB):
+        file = find_file(path, near)
+        raw = file.read_bytes()
+        return file.name, hashlib.sha256(raw).hexdigest(), rows_of(file, raw)
     place, _, revision = path.removeprefix(HUB).partition("@")
     owner, _, rest = place.partition("/")
     name, _, configuration = rest.partition("/")
@@ -312,18 +393,15 @@ def _from_hub(path: str) -> Conversations:
     rows = from_hub(
         f"{owner}/{name}", split="train", name=configuration or None, revision=revision or "main"
     )
-    said = conversations_of(f"{owner}/{name}", list(enumerate(rows, start=1)))
-    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-    return Conversations(path, f"{owner}/{name}", digest, said)
+    return f"{owner}/{name}", "", list(enumerate(rows, start=1))
 
 
-def _held_out(train: Conversations, seed: int) -> set[str]:
+def _held_out(name: str, questions: set[str], what: str, seed: int) -> set[str]:
     """A tenth of the different questions, two at least: of one there is no standard error."""
-    questions = {question_of(messages) for messages in train.said}
     if len(questions) < 3:
         raise InputError(
-            f"{train.name} has too few different questions ({len(questions)}) to hold some out: "
-            "give conversations to test on, --test-data or test_data="
+            f"{name} has too few different questions ({len(questions)}) to hold some out: "
+            f"give {what} to test on, --test-data or test_data="
         )
     count = min(MOST, max(2, round(len(questions) / PART)))
     return set(drawn(questions, seed, count))

@@ -114,6 +114,8 @@ class InstructionTuning(Conversational):
     Rows are packed: several conversations stand in one, and none sees another.
     """
 
+    loss_of_tokens = True
+
     @abstractmethod
     def conversations(self, split: str) -> Sequence[Messages]:
         """The conversations of a split, each with an answer of the assistant at least."""
@@ -144,14 +146,17 @@ class InstructionTuning(Conversational):
                 and how many; they are left out.
         """
         assert self.template is not None  # the tokenizer or the base has said it
-        kept = examples(self.template, tokenizer, self.learned(), length, "training")
+        learned = self.learned()
+        kept = examples(self.template, tokenizer, learned, length, "training")
         if not kept:
             raise TrainingError(
                 f"no training conversation has at most {length} tokens: raise max_seq_len"
             )
-        return PackedBatches(
+        batches = PackedBatches(
             list(kept.values()), length=length, batch_tokens=batch_tokens, seed=seed
         )
+        batches.left_out = len(learned) - len(kept)
+        return batches
 
     def loss(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean cross-entropy of the responses' tokens, in nats."""
@@ -167,13 +172,15 @@ class InstructionTuning(Conversational):
         standard error is that of a ratio of sums over conversations. `exact_match` is the share of
         `closed` conversations whose last answer, written greedily, is the right one but for case,
         space, quotes and the full stop; `exact_match_low` and `exact_match_high` are Wilson's
-        interval of 95 per cent (1927, JASA 22).
+        interval of 95 per cent (1927, JASA 22). `left_out` counts the conversations that do not fit
+        the model, `exact_match_left_out` those of `closed` after which it has no room for an
+        answer; both are there only above 0.
 
         Raises:
             InputError: no conversation fits the model.
 
         Warns:
-            UserWarning: some do not, and are left out of the perplexity.
+            UserWarning: some do not, and how many.
         """
         template, tokenizer = self.template_for(model), tokenizer_of(model)
         length = window_of(model, context)
@@ -187,6 +194,7 @@ class InstructionTuning(Conversational):
             "perplexity_of_responses": perplexity,
             "perplexity_of_responses_stderr": perplexity * error,
         }
+        found |= {"left_out": len(told) - len(kept)} if len(kept) < len(told) else {}
         closed = self.closed(split)[:limit]
         return found | (exact_match(model, template, closed, length) if closed else {})
 
@@ -244,7 +252,12 @@ class PackedBatches:
         length: T at most.
         batch_tokens: about as many in a batch.
         seed: of the order.
+
+    Attributes:
+        left_out: how many of an epoch did not fit.
     """
+
+    left_out = 0
 
     def __init__(
         self, examples: Sequence[Example], *, length: int, batch_tokens: int, seed: int
@@ -354,8 +367,8 @@ def answers(
     conversations: Sequence[Messages],
     length: int,
     max_new_tokens: int = ANSWER_TOKENS,
-) -> list[str]:
-    """What a model answers greedily to conversations; nothing where there is no room for it.
+) -> dict[int, str]:
+    """What a model answers greedily to conversations, by their place, where it has room for that.
 
     Args:
         model: a decoder.
@@ -368,7 +381,7 @@ def answers(
     end_id, stop = answer_end(template, tokenizer)
     end_id = end_id_of(model) if end_id is None else end_id
     prompts = [prompt(template, tokenizer, messages) for messages in conversations]
-    found = [""] * len(prompts)
+    found = {}
     fits = [place for place, ids in enumerate(prompts) if len(ids) + max_new_tokens <= length]
     options = GenerationOptions(max_new_tokens=max_new_tokens, stop=stop or (), do_sample=False)
     for places in by_length([len(prompts[place]) for place in fits], ANSWERED_TOKENS):
@@ -389,21 +402,32 @@ def answers(
 def exact_match(
     model: "Model", template: Template, closed: Sequence[Messages], length: int
 ) -> dict[str, float]:
-    """The share of conversations whose last answer is found, with its error and interval."""
+    """The share of conversations whose last answer is found, with its error and interval.
+
+    Those after which there is no room for an answer are left out, and counted; NaN of none.
+
+    Warns:
+        UserWarning: how many.
+    """
     asked = [messages[:-1] for messages in closed]
     given = answers(model, template, asked, length)
-    right = [
-        plain(answer) == plain(messages[-1]["content"])
-        for answer, messages in zip(given, closed, strict=True)
-    ]
-    n, share = len(right), sum(right) / len(right)
-    low, high = wilson(sum(right), n)
-    return {
+    right = [plain(answer) == plain(closed[n][-1]["content"]) for n, answer in given.items()]
+    n, left = len(right), len(closed) - len(right)
+    if left:
+        warnings.warn(
+            f"{left:,} of {len(closed):,} questions with one right answer leave no room for "
+            f"{ANSWER_TOKENS} tokens of it in {length}: left out",
+            stacklevel=3,
+        )
+    share = sum(right) / n if n else math.nan
+    low, high = wilson(sum(right), n) if n else (math.nan, math.nan)
+    found = {
         "exact_match": share,
-        "exact_match_stderr": math.sqrt(share * (1 - share) / n),
+        "exact_match_stderr": math.sqrt(share * (1 - share) / n) if n else math.nan,
         "exact_match_low": low,
         "exact_match_high": high,
     }
+    return found | ({"exact_match_left_out": left} if left else {})
 
 
 def plain(answer: str) -> str:

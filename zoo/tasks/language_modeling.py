@@ -31,6 +31,7 @@ class LanguageModeling(BaseTask):
 
     start = "\n"
     unit = 1
+    loss_of_tokens = True
 
     @abstractmethod
     def text(self, split: str) -> str:

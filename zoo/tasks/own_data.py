@@ -1,4 +1,7 @@
-"""A user's own data in the place of a task: labels, pictures, pairs, conversations, plain texts."""
+"""A user's own data in the place of a task.
+
+Labelled texts, sentence pairs, pictures, conversations, pairs of answers, or running text.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,16 +10,25 @@ from zoo.data import PAIRED
 from zoo.errors import InputError, RecipeError
 from zoo.hookspecs import Architecture, Task
 from zoo.registry import resolve
-from zoo.tasks import conversation_file, labelled_file, pair_file, picture_folder, text_stream
+from zoo.tasks import (
+    conversation_file,
+    labelled_file,
+    pair_file,
+    picture_folder,
+    preference_file,
+    text_stream,
+)
 from zoo.tasks.conversation_file import ConversationFile
 from zoo.tasks.labelled_file import LabelledFile
 from zoo.tasks.pair_file import PairFile
 from zoo.tasks.picture_folder import PictureFolder
+from zoo.tasks.preference_file import PreferenceFile
 from zoo.tasks.text_stream import TextStream
 
-OwnData = LabelledFile | PairFile | ConversationFile | PictureFolder | TextStream
+OwnData = LabelledFile | PairFile | ConversationFile | PreferenceFile | PictureFolder | TextStream
 
 LABELLED, TOLD, SHOWN = "text-classification", "text-generation", "image-classification"
+ZERO_SHOT = "zero-shot-image-classification"  # pictures too, measured alone
 # what only one of the kinds has, and how a user calls it
 OF_LABELS = {"text_column": "text_column", "label_column": "label_column"}
 OF_PAIRS = {
@@ -33,13 +45,13 @@ def for_recipe(
     """The entry and the task of a recipe with [data].
 
     They are pairs where `pipeline` in [data] is one of `PAIRED`, or that of the architecture where
-    there is none; for a decoder conversations, or running text, see `text_stream`; pictures for
-    what classifies them.
+    there is none; for a decoder conversations, pairs of answers, or running text, see
+    `preference_file` and `text_stream`; pictures for what classifies them.
 
     Raises:
         RecipeError: the architecture does not learn from such data.
         ZooError: as of `labelled_file.open_data`, `pair_file.open_pairs`,
-            `conversation_file.open_conversations`, `picture_folder.open_pictures` and
+            `preference_file.open_told`, `picture_folder.open_pictures` and
             `text_stream.open_stream`.
     """
     license, name = data.get("license", "unknown"), architecture.name
@@ -65,13 +77,15 @@ def for_recipe(
     if pipeline == TOLD and not {"text_column", "label_column"} & data.keys():
         check_kind(data, pipeline)
         try:
-            told = conversation_file.open_conversations(data, seed)
+            told = preference_file.open_told(data, seed)
         except conversation_file.NoShape as error:
             raise RecipeError(
                 f"{name} has no head that tells labels apart: for labelled texts take the recipe "
                 "of an encoder, such as imdb-encoder. To learn running text, name its column with "
                 f"text_column. To learn conversations: {error}"
             ) from error
+        if isinstance(told, PreferenceFile):
+            return preference_file.entry_of(told, license), told
         return conversation_file.entry_of(told, license), told
     if not {"head", "labels"} <= set(getattr(module.config_class, "__dataclass_fields__", {})):
         raise RecipeError(
@@ -94,7 +108,7 @@ def check_kind(given: Mapping[str, Any], pipeline: str) -> None:
     foreign = {"sentence pairs": OF_PAIRS}
     if pipeline in PAIRED:
         takes, foreign = "sentence pairs", {"labelled texts": OF_LABELS}
-    elif pipeline in (TOLD, SHOWN):
+    elif pipeline in (TOLD, SHOWN, ZERO_SHOT):
         takes = "conversations, one file" if pipeline == TOLD else "pictures, one folder"
         foreign = {"sentence pairs": OF_PAIRS, "labelled texts": OF_LABELS}
     for whose, keys in foreign.items():

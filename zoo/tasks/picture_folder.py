@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,9 +19,13 @@ from torch import Tensor
 from zoo.errors import InputError
 from zoo.hookspecs import Task
 from zoo.images import open_picture, squared
+from zoo.tasks.classification import Floats
 from zoo.tasks.files import fifth_of_each, find_folder, is_unicode, some, warn_of_shared
-from zoo.tasks.image_classification import ImageClassification
+from zoo.tasks.image_classification import ImageClassification, Pictures
 from zoo.tasks.labelled_file import in_order
+
+if TYPE_CHECKING:
+    from zoo.model import Model
 
 # what a folder of a split may be called
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -64,6 +68,7 @@ class Files:
         labels: places in the task's labels (N,).
         names: of the files, seen from the album's folder (N,).
         digests: of the files (N,).
+        files: where they lie (N,).
     """
 
     def __init__(self, album: Album, places: Sequence[int], labels: Sequence[str]) -> None:
@@ -71,7 +76,7 @@ class Files:
         self.labels = [place_of[album.labels[place]] for place in places]
         self.names = [album.names[place] for place in places]
         self.digests = [album.digests[place] for place in places]
-        self._files = [album.files[place] for place in places]
+        self.files = [album.files[place] for place in places]
         self._kept: dict[tuple[int, int], Tensor] = {}
 
     def __call__(self, places: Sequence[int], size: int) -> Tensor:
@@ -81,7 +86,7 @@ class Files:
     def _one(self, place: int, size: int) -> Tensor:
         found = self._kept.get((place, size))
         if found is None:
-            pixels = np.array(squared(open_picture(self._files[place]), size))
+            pixels = np.array(squared(open_picture(self.files[place]), size))
             found = torch.from_numpy(pixels).permute(2, 0, 1)
             if (len(self._kept) + 1) * found.numel() <= MOST_KEPT:
                 self._kept[place, size] = found
@@ -169,6 +174,39 @@ class PictureFolder(ImageClassification):
         }
 
 
+class ZeroShotFolder(PictureFolder):
+    """Pictures that a model of pictures and texts tells apart by the names of their folders.
+
+    Args:
+        album: what is measured.
+    """
+
+    def __init__(self, album: Album) -> None:
+        super().__init__(None, album, labels=in_order(album.labels))
+
+    def probabilities(self, model: "Model", pictures: Pictures, count: int) -> Floats:
+        """The probability of each label, in the pipeline's own sentence (N, L).
+
+        Raises:
+            InputError: two folders whose names are one label.
+        """
+        from zoo.pipelines.picture_index import PictureIndex
+        from zoo.pipelines.zero_shot import TEMPLATES, ZeroShotImageClassification, named
+
+        assert isinstance(pictures, Files)
+        pipeline = ZeroShotImageClassification(model)
+        labels = named([spoken(label) for label in self.labels])
+        texts = pipeline.classifier(labels, TEMPLATES)
+        _, vectors = PictureIndex.of(pipeline).vectors(pictures.files[:count])
+        found: Floats = pipeline.probabilities(vectors, texts).double().numpy()
+        return found
+
+
+def spoken(folder: str) -> str:
+    """What the folder of a label calls it: folders have `_` where texts have a space."""
+    return folder.replace("_", " ")
+
+
 def open_pictures(data: Mapping[str, Any], seed: int, *, near: Path | None = None) -> PictureFolder:
     """The task that a recipe's [data] describes.
 
@@ -199,12 +237,14 @@ def to_measure(found: Mapping[str, Album], path: str) -> Album:
     return album
 
 
-def entry_of(task: PictureFolder, license: str = "unknown") -> Task:
+def entry_of(
+    task: PictureFolder, license: str = "unknown", *, pipeline: str = "image-classification"
+) -> Task:
     """What a plugin would say of the task."""
     album = task.train or task.test
     return Task(
         album.name if album is not None else "pictures",
-        pipeline="image-classification",
+        pipeline=pipeline,
         target=f"{__name__}:PictureFolder",
         metrics=("accuracy", "macro_f1", "expected_calibration_error"),
         license=license,

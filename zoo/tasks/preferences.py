@@ -144,6 +144,9 @@ class PreferenceTuning(Conversational):
 
         Raises:
             TrainingError: there is no base, or no pair has at most `length` tokens.
+
+        Warns:
+            UserWarning: some have more, and how many; they are left out.
         """
         if not hasattr(self, "pairs"):
             raise TrainingError(
@@ -153,7 +156,15 @@ class PreferenceTuning(Conversational):
         fit = [(pair, given) for pair, given in self.pairs if max(map(len, pair)) <= length]
         if not fit:
             raise TrainingError(f"no training pair has at most {length} tokens: raise max_seq_len")
-        return PreferenceBatches(fit, batch_tokens=batch_tokens, seed=seed)
+        if longer := len(self.pairs) - len(fit):
+            warnings.warn(
+                f"{longer:,} of {len(self.pairs):,} training pairs have an answer of more than "
+                f"{length} tokens: left out",
+                stacklevel=2,
+            )
+        batches = PreferenceBatches(fit, batch_tokens=batch_tokens, seed=seed)
+        batches.left_out = len(self.preferences("train")) - len(fit)
+        return batches
 
     def loss(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Eq. 7, in nats."""
@@ -169,7 +180,8 @@ class PreferenceTuning(Conversational):
 
         Answers are compared by the mean log-probability of their tokens, so that a short one is not
         likelier for its length. `preference_accuracy` is the share of pairs whose wanted answer has
-        the higher one, `preference_margin` the mean difference, in nats.
+        the higher one, `preference_margin` the mean difference, in nats. `left_out` counts the
+        pairs that do not fit the model; it is there only above 0.
 
         Raises:
             InputError: no pair fits the model.
@@ -187,7 +199,8 @@ class PreferenceTuning(Conversational):
         margins = means[:, 0] - means[:, 1]
         n, share = len(margins), float((margins > 0).mean())
         spread = float(margins.std(ddof=1)) if n > 1 else math.nan
-        return {
+        left = {"left_out": len(told) - len(pairs)} if len(pairs) < len(told) else {}
+        return left | {
             "preference_accuracy": share,
             "preference_accuracy_stderr": math.sqrt(share * (1 - share) / n),
             "preference_margin": float(margins.mean()),
@@ -248,7 +261,12 @@ class PreferenceBatches:
         pairs: both answers in tokens, and the reference's log-probability of each.
         batch_tokens: tokens of a batch on average, both answers counted.
         seed: of the order.
+
+    Attributes:
+        left_out: how many pairs did not fit.
     """
+
+    left_out = 0
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ENDS = (END_OF_TEXT, "</s>")  # ours, T5's and Marian's
 RESAMPLES = 1000  # as sacrebleu's own command draws
+INTERVAL = (2.5, 97.5)  # percentiles of the draws
 SCORED_TOKENS = 2048  # of a batch that is scored: (B, T, V) logits are what takes memory
 WORDS = (5, 10, 15, 20, 30)  # the longest sources of each range but the last, in words
 
@@ -152,6 +153,14 @@ class Translation(BaseTask):
             "perplexity_per_token": perplexity,
             "perplexity_per_token_stderr": perplexity * error,
         }
+
+    def signatures(self, split: str, *, limit: int | None = None) -> dict[str, str]:
+        """Those of `sacrebleu`, which say how BLEU and chrF are counted.
+
+        Raises:
+            MissingExtraError: `sacrebleu` is not installed.
+        """
+        return signatures(self.references(split)[:limit])
 
     def translations(self, model: "Model", sources: Sequence[str]) -> list[str]:
         """What the model makes of sources."""
@@ -391,9 +400,10 @@ def translation_scores(
 ) -> dict[str, float]:
     """`bleu`, `bleu_lowercased` and `chrf` of translations, as `sacrebleu` counts them, 0 to 100.
 
-    The standard error is the deviation over `RESAMPLES` draws of the sentences with replacement,
-    the same draws each time (Koehn 2004, ACL W04-3250); 1.96 of it on either side is about the 95%
-    interval. Of fewer than two sentences it is NaN.
+    The sentences are drawn `RESAMPLES` times with replacement, the same draws each time (Koehn
+    2004, ACL W04-3250): under `metric_stderr` stands the deviation of the scores, under
+    `metric_low` and `metric_high` the 95% interval, between which all but the 2.5% lowest and
+    highest of them lie. Of fewer than two sentences these are NaN.
 
     Args:
         translations: N texts.
@@ -413,6 +423,8 @@ def translation_scores(
         value, *others = [metric._compute_score_from_stats(row.tolist()).score for row in sums]
         scores[name] = float(value)
         scores[f"{name}_stderr"] = float(np.std(others, ddof=1)) if others else math.nan
+        ends = np.percentile(others, INTERVAL).tolist() if others else [math.nan] * 2
+        scores[f"{name}_low"], scores[f"{name}_high"] = ends
     return scores
 
 

@@ -113,6 +113,8 @@ def trained(subject: Subject) -> Card:
         raise NotApplicable(f"it has no weights yet: txzoo train {found.name} makes them")
     if found.hub is not None:
         raise NotApplicable(f"its files are on the Hub: txzoo pull {found.name} gets them")
+    if not found.installed:
+        raise NotApplicable("it is an adapter whose base is on the Hub")
     return found
 
 
