@@ -22,7 +22,7 @@ def txzoo_tasks() -> Iterable[Task]:
             pipeline="zero-shot-image-classification",
             target="zoo_cifar.task:Cifar10ZeroShot",
             summary="The same by sentences with the labels, for models of pictures and texts",
-            metrics=("accuracy", "bare_label_accuracy"),
+            metrics=("accuracy", "bare_label_accuracy", "ensemble_gain"),
             license="other",
         ),
     ]

@@ -25,6 +25,7 @@ def txzoo_architectures() -> Iterable[Architecture]:
             paper="https://arxiv.org/abs/2103.00020",
             pipeline="zero-shot-image-classification",
             tiny=(TINY, {**TINY, "more": {"init_logit_bias": -1.0, "custom_text": True}}),
+            brought={"clip-zero-shot": "txzoo pin-clip"},
         )
     ]
 

@@ -18,7 +18,8 @@ import click
 def pin_clip(model: str, pretrained: str, name: str, out: Path | None) -> None:
     """Bring a model of open_clip's registry here, as a model folder.
 
-    MODEL and PRETRAINED are its names there, ViT-B-32 laion2b_s34b_b79k unless given. Weights,
+    MODEL and PRETRAINED are its names there, ViT-B-32 laion2b_s34b_b79k unless given. PRETRAINED
+    may be a safetensors file, with the open_clip_config.json of its repository beside it. Weights,
     tokenizer and preprocessing are written together, each with its hash; afterwards no network is
     asked.
     """

@@ -249,6 +249,14 @@ class OpenClip(nn.Module):
         ids = F.pad(ids, (0, T - ids.shape[1]), value=self.config.pad_id)
         return F.normalize(self.clip.encode_text(ids), dim=-1)
 
+    @property
+    def pairwise(self) -> bool:
+        """Whether each pair was trained for itself, by a sigmoid with a bias, as SigLIP's are.
+
+        Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", arXiv:2303.15343.
+        """
+        return self.clip.logit_bias is not None
+
     def similarity(self, pictures: Tensor, texts: Tensor) -> Tensor:
         """Scaled cosines (B, B') of vectors of length 1."""
         scale, bias = self.clip.logit_scale, self.clip.logit_bias

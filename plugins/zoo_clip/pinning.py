@@ -38,6 +38,7 @@ FILES = (  # as repositories of open_clip call their weights
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
 )
+TOLD = "open_clip_config.json"  # what the weights beside it were trained with
 USUAL = ("ViT-B-32", "laion2b_s34b_b79k")  # what `txzoo pin-clip` brings unless told otherwise
 PINS = {  # commit of the repository, SHA-256 of the weights; of other pairs the commit of that day
     USUAL: (
@@ -89,7 +90,8 @@ def pin(model: str, pretrained: str, *, out: str | Path, license: str = "unknown
 
     Args:
         model: its name there, such as `"ViT-B-32"`.
-        pretrained: tag of the weights, such as `"laion2b_s34b_b79k"`; or a safetensors file.
+        pretrained: tag of the weights, such as `"laion2b_s34b_b79k"`; or a safetensors file, beside
+            which the `open_clip_config.json` of its repository lies.
         out: the new folder.
         license: of the weights, in the Hub's spelling; the repository's own where it says one.
 
@@ -98,7 +100,8 @@ def pin(model: str, pretrained: str, *, out: str | Path, license: str = "unknown
 
     Raises:
         UnknownNameError: no such model, or no such weights of it; near misses are named.
-        ConfigError: a kind of model that is not read: CoCa, or a text tower of `transformers`.
+        ConfigError: a kind of model that is not read: CoCa, or a text tower of `transformers`; or
+            nothing beside a file says which preprocessing its weights were trained with.
         HashMismatchError: the weights are others than those that are pinned here.
         HubError: the weights are not here and the network cannot be asked, or the repository has
             them as a pickle alone.
@@ -112,9 +115,9 @@ def pin(model: str, pretrained: str, *, out: str | Path, license: str = "unknown
         raise UnknownNameError("model of open_clip", model, package.list_models())
     values = package.get_model_config(model)
     _check_kind(values)
-    told: Mapping[str, Any] = {}
     if Path(pretrained).suffix == ".safetensors" and Path(pretrained).is_file():
         weights = Path(pretrained)
+        told = _beside(weights, model, values)
         source, pretrained = {"file": weights.name}, weights.name
     else:
         weights, told, source = _fetched(package, model, pretrained)
@@ -156,7 +159,7 @@ def _check_kind(values: Mapping[str, Any]) -> None:
 def _fetched(
     package: Any, model: str, pretrained: str
 ) -> tuple[Path, Mapping[str, Any], dict[str, str]]:
-    """The weights of a tag, what the registry says of their preprocessing, where they are from."""
+    """The weights of a tag, what they were trained with, where they are from."""
     tags = package.list_pretrained_tags_by_model(model)
     if pretrained not in tags:
         raise UnknownNameError(f"pretrained tag of {model}", pretrained, tags)
@@ -179,14 +182,53 @@ def _fetched(
         commit = str(found.sha)
         path = hf_hub_download(repo, name, revision=commit, cache_dir=cache_folder())
         source = {"repo": repo, "revision": commit, "file": name}
-        if "open_clip_config.json" in names:  # its own word on the preprocessing counts more
-            said = hf_hub_download(
-                repo, "open_clip_config.json", revision=commit, cache_dir=cache_folder()
-            )
-            told = {**told, **json.loads(Path(said).read_text("utf-8")).get("preprocess_cfg", {})}
+        if TOLD in names:  # its own word counts more than the registry's
+            said = hf_hub_download(repo, TOLD, revision=commit, cache_dir=cache_folder())
+            told = {**told, **_told(Path(said))[0]}
         if found.card_data is not None and found.card_data.license:
             source["license"] = str(found.card_data.license)
     return Path(path), told, source
+
+
+def _beside(weights: Path, model: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the weights of a file were trained with, as the configuration beside it says.
+
+    Raises:
+        ConfigError: there is none, or it is of another model than the registry's `values`.
+    """
+    path = weights.with_name(TOLD)
+    if not path.is_file():
+        raise ConfigError(
+            f"nothing says which preprocessing {weights.name} was trained with: put the {TOLD} of "
+            "its repository beside it, or give its tag in place of the file"
+        )
+    told, sizes = _told(path)
+    if not {"mean", "std"} <= told.keys():
+        raise ConfigError(f"{path} says no mean and std under preprocess_cfg: give another")
+    theirs = {"embed_dim": sizes.get("embed_dim"), **(sizes.get("vision_cfg") or {})}
+    ours = {"embed_dim": values["embed_dim"], **values["vision_cfg"]}
+    for key in theirs.keys() & ours.keys() - {"timm_model_pretrained"}:
+        if theirs[key] != ours[key]:
+            raise ConfigError(
+                f"{path} is of another model than {model}: {key}={theirs[key]}, not {ours[key]}"
+            )
+    return told
+
+
+def _told(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an `open_clip_config.json` says of preprocessing and activation, and of sizes.
+
+    Raises:
+        ConfigError: it is no such file.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        told, sizes = dict(found.get("preprocess_cfg", {})), dict(found.get("model_cfg", {}))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
+    if "quick_gelu" in sizes:
+        told["quick_gelu"] = sizes["quick_gelu"]
+    return told, sizes
 
 
 def read_tokenizer(
@@ -257,7 +299,8 @@ def read_config(
     Args:
         package: `open_clip`.
         values: the registry's configuration of the model.
-        told: the preprocessing of the weights.
+        told: the preprocessing of the weights, and their activation. That of the model's name may
+            be another: `ViT-B-32` has GELU, its weights `openai` were trained with QuickGELU.
         texts: how texts are read.
         source: where the weights are from.
 
@@ -283,7 +326,10 @@ def read_config(
         d_embed=values["embed_dim"],
         vision=vision,
         text={"pool_type": "argmax", **{k: v for k, v in text.items() if k not in OWN}},
-        more={key: values[key] for key in MORE if key in values},
+        more={
+            **{key: values[key] for key in MORE if key in values},
+            "quick_gelu": bool(told.get("quick_gelu")),
+        },
         image_mean=tuple(transform["mean"]),
         image_std=tuple(transform["std"]),
         resize=transform["resize_mode"],

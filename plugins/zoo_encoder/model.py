@@ -253,7 +253,11 @@ class Encoder(nn.Module):
     def from_transformers(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> "Encoder":
-        """A BERT checkpoint, with the head that its `architectures` names; every tensor is used."""
+        """A BERT checkpoint, with the head that its `architectures` names.
+
+        Every tensor is used, but for what pre-training left and that head does not read: a pooling
+        layer, and which sentence comes next.
+        """
         if config.get("hidden_act", "gelu") != "gelu":
             raise ConfigError(f"BERT with the activation {config['hidden_act']!r} is not read")
         if config.get("position_embedding_type", "absolute") != "absolute":
@@ -263,7 +267,10 @@ class Encoder(nn.Module):
             raise ConfigError(f"{kind} is not read; read are {', '.join(KINDS)}")
         labels = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         names = tuple(labels[key] for key in sorted(labels, key=int))
-        tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
+        pools = KINDS[kind] in ("none", "classification")
+        aside = ("cls.seq_relationship.",) if pools else ("cls.seq_relationship.", "pooler.")
+        renamed = {new_name(name): tensor for name, tensor in tensors.items()}
+        tensors = {name: t for name, t in renamed.items() if not name.startswith(aside)}
         pooler = "pooler.dense.weight" in tensors
         if KINDS[kind] == "classification" and not pooler:
             raise WeightsError("A BERT that classifies has a pooler, this checkpoint has none")
@@ -341,6 +348,14 @@ class Encoder(nn.Module):
             else:
                 tensors[full] = state[ours]
         return config, tensors
+
+
+def new_name(name: str) -> str:
+    """A tensor's name today, without the `bert.` prefix: norms had a `gamma` and a `beta` once."""
+    name = name.removeprefix("bert.")
+    if name.endswith(("LayerNorm.gamma", "LayerNorm.beta")):
+        return name.replace(".gamma", ".weight").replace(".beta", ".bias")
+    return name
 
 
 QKV = ("query", "key", "value")

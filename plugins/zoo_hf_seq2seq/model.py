@@ -208,8 +208,13 @@ class Table(nn.Module):
         self.padding_idx = table.padding_idx
         self.scale = float(getattr(table, "embed_scale", 1.0))
 
+    @property
+    def weight(self) -> Tensor:
+        """The numbers (V, D)."""
+        return self.sources[0].weight
+
     def forward(self, ids: Tensor) -> Tensor:
-        x = F.embedding(ids, self.sources[0].weight, self.padding_idx)
+        x = F.embedding(ids, self.weight, self.padding_idx)
         return x * self.scale
 
 
@@ -316,6 +321,11 @@ class HfSeq2Seq(EncoderDecoder):
         for name, part in theirs.named_modules():
             part.reads_source = name.endswith(SOURCE_ATTENTION)
         adopt(self, theirs)
+
+    def token_table(self) -> nn.Module:
+        """What gives a vector for each token of a source."""
+        table: nn.Module = self.theirs.get_encoder().embed_tokens
+        return table
 
     def read(self, source: Tensor, real: Tensor) -> Tensor:
         """Memory (P, S, D) of sources (P, S); `real` (P, S) is True where a token is no padding."""

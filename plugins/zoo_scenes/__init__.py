@@ -22,7 +22,7 @@ def txzoo_tasks() -> Iterable[Task]:
             pipeline="zero-shot-image-classification",
             target="zoo_scenes.task:SceneContrastive",
             summary="Bring drawings and captions together; 8 of 64 kinds of thing are held out",
-            metrics=("accuracy", "bare_label_accuracy"),
+            metrics=("accuracy", "bare_label_accuracy", "ensemble_gain"),
             license="cc0-1.0",
         ),
         Task(
@@ -30,7 +30,14 @@ def txzoo_tasks() -> Iterable[Task]:
             pipeline="zero-shot-image-classification",
             target="zoo_scenes.task:SceneCifarContrastive",
             summary="The same with CIFAR-10, whose captions are templates with labels",
-            metrics=("accuracy", "bare_label_accuracy", "cifar10_accuracy"),
+            metrics=(
+                "accuracy",
+                "bare_label_accuracy",
+                "ensemble_gain",
+                "cifar10_accuracy",
+                "cifar10_bare_label_accuracy",
+                "cifar10_ensemble_gain",
+            ),
             license="other",
         ),
     ]

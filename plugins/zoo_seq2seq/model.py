@@ -222,24 +222,20 @@ class DecoderBlock(nn.Module):
         return self.residual_3(x, self.feed_forward)  # type: ignore[no-any-return]
 
 
-class Embedding(nn.Module):
-    """Token ids to vectors: the token's, times sqrt(D) (section 3.4), and the position's."""
+class Positions(nn.Module):
+    """The vectors of positions, from a table that grows with the texts."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
         self.max_len = config.max_seq_len
-        self.scale = math.sqrt(config.d_model)
-        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
         table = sinusoids(min(self.max_len, FIRST_POSITIONS), config.d_model)
         self.register_buffer("table", table, persistent=False)
-        self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
+    def forward(self, positions: Tensor, length: int) -> Tensor:
         if length > len(self.table):
             rows = min(2 * length, self.max_len)
-            self.table: Tensor = sinusoids(rows, self.weight.shape[1]).to(self.table)
-        x = F.embedding(ids, self.weight) * self.scale + F.embedding(positions, self.table)
-        return self.dropout(x)  # type: ignore[no-any-return]
+            self.table: Tensor = sinusoids(rows, self.table.shape[1]).to(self.table)
+        return F.embedding(positions, self.table)
 
 
 class Seq2Seq(EncoderDecoder):
@@ -252,7 +248,13 @@ class Seq2Seq(EncoderDecoder):
         self.config = config
         self.max_len = config.max_seq_len
         D, pre = config.d_model, config.norm == "pre"
-        self.embedding = Embedding(config)  # of both texts, and the output matrix (section 3.4)
+        # of both texts, times sqrt(D), and the output matrix (section 3.4)
+        self.embedding = nn.Embedding(
+            config.vocab_size, D, _weight=torch.empty(config.vocab_size, D)
+        )
+        self.embed_scale = math.sqrt(D)
+        self.positions = Positions(config)
+        self.dropout = nn.Dropout(config.dropout)
         self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.n_encoder_layers))
         self.encoder_norm = LayerNorm(D, config.norm_eps) if pre else None
         self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))
@@ -278,14 +280,19 @@ class Seq2Seq(EncoderDecoder):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
+    def embed(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
+        """Vectors (R, T, D) of ids (R, T) that stand at positions below `length`."""
+        x = self.embedding(ids) * self.embed_scale + self.positions(positions, length)
+        return self.dropout(x)  # type: ignore[no-any-return]
+
     def read(self, source: Tensor, real: Tensor) -> Tensor:
         """Memory (P, S, D) of sources (P, S); `real` (P, S) is True where a token is no padding."""
         S = source.shape[1]
         mask = real[:, None, None, :]  # (P, 1, 1, S): nobody looks at padding
-        x = self.embedding(source, torch.arange(S, device=source.device), S)  # (P, S, D)
+        x = self.embed(source, torch.arange(S, device=source.device), S)  # (P, S, D)
         for block in self.encoder:
             x = block(x, mask)
-        return x if self.encoder_norm is None else self.encoder_norm(x)  # type: ignore[no-any-return]
+        return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def write(
         self, ids: Tensor, memory: Tensor, real: Tensor | None, cache: SourceCache | None
@@ -298,7 +305,7 @@ class Seq2Seq(EncoderDecoder):
         else:
             positions, mask = cache.positions(T), cache.mask(T)
         source_mask = None if real is None else real[:, None, None, :]  # (P, 1, 1, S)
-        x = self.embedding(ids, positions, length)  # (R, T, D)
+        x = self.embed(ids, positions, length)  # (R, T, D)
         for layer, block in enumerate(self.decoder):
             x = block(x, memory, mask, source_mask, cache, layer)
         x = x if self.decoder_norm is None else self.decoder_norm(x)

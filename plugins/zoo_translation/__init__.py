@@ -9,6 +9,7 @@ SUMMARIES = {
     "multi30k-en-de": ("Multi30kEnDe", "Captions of photographs into German; 29,000 pairs"),
     "multi30k-de-en": ("Multi30kDeEn", "Captions of photographs into English; 29,000 pairs"),
     "tatoeba-en-de": ("TatoebaEnDe", "Everyday sentences into German; 165,000 pairs"),
+    "tatoeba-de-en": ("TatoebaDeEn", "Everyday sentences into English; 165,000 pairs"),
     "en-de": ("EnDe", "Captions and everyday sentences into German; 194,000 pairs"),
     "de-en": ("DeEn", "Captions and everyday sentences into English; 194,000 pairs"),
 }

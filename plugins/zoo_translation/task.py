@@ -14,6 +14,7 @@ only: a score here tells of sentences like those in training.
 
 import gzip
 import hashlib
+import json
 import re
 import unicodedata
 import zipfile
@@ -22,6 +23,7 @@ from functools import cache
 from itertools import islice
 
 from zoo.data import from_hub, local_file, require_file
+from zoo.errors import DataNotFoundError
 from zoo.tasks import Translation
 
 Pair = tuple[str, str]  # English, German
@@ -29,6 +31,10 @@ Sources = list[tuple[str, list[str]]]  # a source and its translations
 Read = Callable[[str, int, int], Sources]
 
 MULTI30K_FILES = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+MULTI30K_SHA256 = {  # of the pairs as JSON, that no score moves when the Hub's files do
+    "train": "37b8813311aa93fb0d57ee5dced974c87dc30f1d6f3af6d3cdbdf9c8247ab8bb",
+    "test": "0449a15a430ecca65d7b242c20dabb71ac314ef83b49c6095d1827258c3f3385",
+}
 TATOEBA = "tatoeba-deu-eng/deu-eng.zip"
 HELD_OUT = 1500  # English sentences of each of the two splits
 EN, DE = 0, 1
@@ -96,6 +102,12 @@ class TatoebaEnDe(EnglishGerman):
     parts = {split: ((everyday, split),) for split in ("train", "validation", "test")}
 
 
+class TatoebaDeEn(TatoebaEnDe):
+    """Everyday sentences into English."""
+
+    source, target = DE, EN
+
+
 class EnDe(EnglishGerman):
     """Captions and everyday sentences into German, learned from together, measured apart.
 
@@ -121,14 +133,26 @@ class DeEn(EnDe):
 
 @cache
 def multi30k(split: str) -> list[Pair]:
-    """The captions of a split, from `TXZOO_DATA` or the Hub."""
+    """The captions of a split, from `TXZOO_DATA` or the Hub.
+
+    Raises:
+        DataNotFoundError: they cannot be had, or the Hub has others now.
+    """
     paths = [
         local_file(f"multi30k/{MULTI30K_FILES[split]}.{language}.gz") for language in ("en", "de")
     ]
     files = [path for path in paths if path is not None]
     if len(files) < 2:
-        found = from_hub("bentrevett/multi30k", split=split, revision="main")
-        return [(row["en"].strip(), row["de"].strip()) for row in found]
+        rows = from_hub("bentrevett/multi30k", split=split, revision="main")
+        found = [(row["en"].strip(), row["de"].strip()) for row in rows]
+        digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()
+        if digest != MULTI30K_SHA256.get(split, digest):
+            raise DataNotFoundError(
+                f"bentrevett/multi30k ({split}) on the Hub is not what it was: its {len(found):,} "
+                f"pairs have sha256 {digest[:12]}..., not {MULTI30K_SHA256[split][:12]}... Set "
+                "TXZOO_DATA to a folder with the files of github.com/multi30k/dataset in multi30k/"
+            )
+        return found
     sides = []
     for path in files:
         with gzip.open(path, "rt", encoding="utf-8") as file:

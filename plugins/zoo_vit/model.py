@@ -181,6 +181,10 @@ class GridPositions(nn.Module):
         other = F.interpolate(square.float(), (rows, columns), mode="bicubic")
         return torch.cat([own, other.flatten(2)[0].T.to(own.dtype)])
 
+    def resized(self, config: PictureConfig) -> Tensor:
+        """The table for pictures of another size, for a module that is adapted to them."""
+        return self.places(config.grid, config.grid)
+
 
 def sinusoids(rows: int, columns: int, d_model: int) -> Tensor:
     """Sines and cosines of the column in the first half, of the row in the second.
@@ -272,7 +276,12 @@ class ViT(nn.Module):
 
     @classmethod
     def from_transformers(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "ViT":
-        """A `ViTForImageClassification` checkpoint; every tensor is used."""
+        """A `ViTForImageClassification` checkpoint; every tensor is used.
+
+        Raises:
+            ConfigError: a setting that is not read here, or pictures that are read otherwise.
+            WeightsError: tensors that lack, or of other shapes.
+        """
         if config.get("hidden_act", "gelu") != "gelu":
             raise ConfigError(f"ViT with the activation {config['hidden_act']!r} is not read")
         if not config.get("qkv_bias", True):
@@ -282,10 +291,12 @@ class ViT(nn.Module):
             raise ConfigError(f"{kind} is not read; ViTForImageClassification is")
         names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         colours = config.get("preprocessor", {})
-        channels = config.get("num_channels", 3)
+        channels, size = config.get("num_channels", 3), config.get("image_size", 224)
+        check_processor(colours, size)
+        plain, half = colours.get("do_normalize") is False, (0.5,) * channels
         module = cls(
             ViTConfig(
-                image_size=config.get("image_size", 224),
+                image_size=size,
                 patch_size=config.get("patch_size", 16),
                 d_model=config["hidden_size"],
                 n_layers=config["num_hidden_layers"],
@@ -294,8 +305,8 @@ class ViT(nn.Module):
                 n_channels=channels,
                 labels=tuple(names[key] for key in sorted(names, key=int)),
                 norm_eps=config.get("layer_norm_eps", 1e-12),
-                image_mean=colours.get("image_mean", (0.5,) * channels),
-                image_std=colours.get("image_std", (0.5,) * channels),
+                image_mean=(0,) * channels if plain else colours.get("image_mean", half),
+                image_std=(1,) * channels if plain else colours.get("image_std", half),
             )
         )
         found = dict(tensors)
@@ -364,6 +375,38 @@ class ViT(nn.Module):
         return config, tensors
 
 
+def check_processor(values: Mapping[str, Any], size: int) -> None:
+    """Raise `ConfigError` unless pictures are brought to size x size bilinearly, and to 0 to 1.
+
+    Nothing else is computed here: weights that were trained otherwise would be read wrong.
+
+    Args:
+        values: of `preprocessor_config.json`; what it lacks is as in `ViTImageProcessor`.
+        size: pixels a side.
+    """
+    kind = values.get("image_processor_type", values.get("feature_extractor_type", "ViT"))
+    sides = values.get("size", size)
+    wrong = {
+        "image_processor_type": None if str(kind).startswith("ViT") else kind,
+        "size": None if sides in (size, {"height": size, "width": size}) else sides,
+    }
+    for key, right in PROCESSOR.items():
+        value = values.get(key)
+        wrong[key] = None if value is None or value == right else value
+    if told := [f"{key}={value!r}" for key, value in wrong.items() if value is not None]:
+        raise ConfigError(
+            f"preprocessor_config.json says {', '.join(told)}: ViT reads pictures that are brought "
+            f"to {size} x {size}, bilinearly and uncropped, with pixels from 0 to 1"
+        )
+
+
+PROCESSOR = {  # of `ViTImageProcessor`, 2 is Pillow's number of bilinear
+    "do_resize": True,
+    "resample": 2,
+    "do_center_crop": False,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+}
 QKV = ("query", "key", "value")
 AXES = {"class_token": 2, "positions.weight": 1}  # of size 1 in front, which checkpoints have
 

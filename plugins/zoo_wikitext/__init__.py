@@ -1,13 +1,14 @@
-"""WikiText-2: language modelling on Wikipedia articles (Merity et al. 2016, arXiv:1609.07843)."""
+"""WikiText-2 (Merity et al. 2016, arXiv:1609.07843): articles to go on with, or to fill in."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from zoo import Task, hookimpl
 
 
 @hookimpl
 def txzoo_tasks() -> Iterable[Task]:
-    """One task."""
+    """Two tasks on the same texts."""
     return [
         Task(
             "wikitext-2",
@@ -21,5 +22,14 @@ def txzoo_tasks() -> Iterable[Task]:
                 "accuracy",
             ),
             license="cc-by-sa-3.0",
-        )
+            studies=tuple(Path(__file__).parent.glob("studies/*.toml")),
+        ),
+        Task(
+            "wikitext-2-spans",
+            pipeline="text2text-generation",
+            target="zoo_wikitext.task:WikiText2Spans",
+            summary="Write what is hidden of Wikipedia articles, span by span, as T5 learned to",
+            metrics=("perplexity_per_token",),
+            license="cc-by-sa-3.0",
+        ),
     ]

@@ -3,7 +3,7 @@
 from functools import cache
 
 from zoo.data import from_hub, local_file
-from zoo.tasks import LanguageModeling
+from zoo.tasks import LanguageModeling, SpanCorruption
 
 REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
 
@@ -14,6 +14,14 @@ class WikiText2(LanguageModeling):
     def text(self, split: str) -> str:
         """The text of "train", "validation" or "test"."""
         return read(split)
+
+
+class WikiText2Spans(SpanCorruption):
+    """Each line that has words is a text: a paragraph, or a heading."""
+
+    def texts(self, split: str) -> list[str]:
+        """The texts of "train", "validation" or "test"."""
+        return [line for line in read(split).split("\n") if line]
 
 
 @cache
