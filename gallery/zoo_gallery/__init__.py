@@ -30,6 +30,16 @@ def txzoo_gallery_views() -> Iterable[View]:
             summary="Shows each label's probability as a bar",
         ),
         View(
+            "token-classification",
+            target="zoo_gallery.views.token_classification:view",
+            summary="Shows the spans of a text in the colours of their labels",
+        ),
+        View(
+            "feature-extraction",
+            target="zoo_gallery.views.feature_extraction:view",
+            summary="Shows which texts are near each other, and how near",
+        ),
+        View(
             "fill-mask",
             target="zoo_gallery.views.fill_mask:view",
             summary="Shows the likeliest words for the hidden one as bars",
@@ -42,7 +52,7 @@ def txzoo_gallery_views() -> Iterable[View]:
         View(
             "zero-shot-image-classification",
             target="zoo_gallery.views.zero_shot:view",
-            summary="Labels and templates in words, and pictures against prompts",
+            summary="Labels and templates in words, and pictures searched by a text",
         ),
         View(
             "image-to-text",

@@ -31,6 +31,9 @@ def attention_tab(gallery: Gallery, card: Card, tab: gr.Tab) -> None:
             drawing = gr.HTML(markup.note("The map is drawn when the weights are loaded."))
     with gr.Accordion("The numbers as a table", open=False):
         weights = gr.HTML()
+    gr.Markdown(
+        "Where a head looks need not be what the model uses: other weights can give the same."
+    )
     pickers = [text, layer, head]
     gr.on(
         [tab.select, text.change, layer.input, head.input],

@@ -12,15 +12,19 @@ from typing import Any
 import gradio as gr
 
 from zoo import Card
-from zoo.chat import Chat
+from zoo.chat import Chat, checked
 from zoo.conversation import as_json, check, read, read_conversation
 from zoo.errors import InputError
+from zoo.generation import DEFAULT_NEW_TOKENS, GenerationOptions
 from zoo_gallery.markup import heading, paragraph
 from zoo_gallery.snippets import reference
 from zoo_gallery.state import COMPUTE, Gallery
 from zoo_gallery.views import check_length, paced, telling
 
 TOKENS = 80  # of an answer, at first
+# of the sliders
+RANGES = {"temperature": (0, 2), "top_p": (0.05, 1), "top_k": (0, 200)}
+RANGES |= {"repetition_penalty": (1, 2)}
 # what is scrolled can be reached with the keyboard
 REACHED = "() => document.querySelector('[role=log]')?.setAttribute('tabindex', '0')"
 # a file made in the browser: nothing is written where the gallery runs
@@ -115,10 +119,32 @@ def page(gallery: Gallery) -> None:
             name = gr.Dropdown(names, value=names[0], label="Model")
             system = gr.Textbox(label="System message", lines=2)
             temperature = gr.Slider(
-                0, 2, 0.7, step=0.05, label="Temperature", info="0 takes the likeliest token"
+                *RANGES["temperature"],
+                0.7,
+                step=0.05,
+                label="Temperature",
+                info="0 takes the likeliest token",
             )
             top_p = gr.Slider(
-                0.05, 1, 0.9, step=0.05, label="Top-p", info="Draw among the best that reach p"
+                *RANGES["top_p"],
+                0.9,
+                step=0.05,
+                label="Top-p",
+                info="Draw among the best that reach p",
+            )
+            top_k = gr.Slider(
+                *RANGES["top_k"],
+                0,
+                step=1,
+                label="Top-k",
+                info="Draw among the k best; 0 for all",
+            )
+            penalty = gr.Slider(
+                *RANGES["repetition_penalty"],
+                1,
+                step=0.05,
+                label="Repetition penalty",
+                info="Above 1, repeat less",
             )
             most = limits.new_tokens
             tokens = gr.Slider(
@@ -129,13 +155,16 @@ def page(gallery: Gallery) -> None:
                 save = gr.Button("Save", min_width=80)
                 load = gr.UploadButton("Load", file_types=[".json"], min_width=80)
             file = gr.Textbox(label="File", visible="hidden")
-    given = [session, name, system, temperature, top_p, tokens, seed]
+    sliders = [temperature, top_p, top_k, penalty, tokens, seed]
+    given = [session, name, system, *sliders]
 
     def say(text: str, session: Session, *values: Any) -> Iterator[tuple[Shown, str]]:
         with telling():
             check_length(text, limits.prompt_characters)
             chat = session.chat(gallery, *settings(*values))
-            for messages in session.follow(chat, chat.stream(text), text):
+            pieces = chat.stream(text)
+            tell_left_out(chat)
+            for messages in session.follow(chat, pieces, text):
                 yield visible(messages), ""
 
     def again(session: Session, *values: Any) -> Iterator[Shown]:
@@ -143,6 +172,7 @@ def page(gallery: Gallery) -> None:
             chat = session.chat(gallery, *settings(*values))
             asked = session.messages[-2]["content"] if session.messages else ""
             pieces = chat.retry()
+            tell_left_out(chat)
             session.messages = session.messages[:-2]
             for messages in session.follow(chat, pieces, asked):
                 yield visible(messages)
@@ -155,10 +185,15 @@ def page(gallery: Gallery) -> None:
             session.messages = session.messages[:-2]
             return visible(session.messages), asked
 
-    def take_up(file: str, session: Session) -> tuple[Shown, str]:
+    def take_up(file: str, session: Session) -> tuple[Any, ...]:
         with telling():
-            system = opened(file, session)
-            return visible(session.messages), system
+            system, options = opened(file, session)
+            kept = [gr.skip()] * len(sliders) if options is None else positions(options, most)
+            return visible(session.messages), system, *kept
+
+    def keep(session: Session, *values: Any) -> str:
+        with telling():
+            return saved(session, *settings(*values))
 
     def forget(session: Session) -> Shown:
         session.messages = []
@@ -178,9 +213,9 @@ def page(gallery: Gallery) -> None:
     undo.click(take_back, session, [shown, text], api_visibility="private")
     gr.on([clear.click, shown.clear], forget, session, shown, api_visibility="private")
     shown.change(None, None, None, js=REACHED, api_visibility="private")
-    made = save.click(saved, [session, name, system], file, api_visibility="private")
+    made = save.click(keep, given, file, api_visibility="private")
     made.success(None, file, None, js=FETCHED, api_visibility="private")
-    load.upload(take_up, [load, session], [shown, system], api_visibility="private")
+    load.upload(take_up, [load, session], [shown, system, *sliders], api_visibility="private")
     gr.api(answerer(gallery, names[0]), api_name="chat", concurrency_id=COMPUTE)
 
 
@@ -189,30 +224,68 @@ def visible(messages: Shown) -> Shown:
     return [{**one, "content": escape(one["content"], quote=False)} for one in messages]
 
 
+def tell_left_out(chat: Chat) -> None:
+    """Say that a conversation has outgrown the window."""
+    if chat.left_out:
+        gr.Info(f"{chat.left_out} older messages are out of the window: the model reads the rest")
+
+
 def settings(
-    name: str, system: str, temperature: float, top_p: float, tokens: float, seed: float | None
+    name: str,
+    system: str,
+    temperature: float,
+    top_p: float,
+    top_k: float,
+    penalty: float,
+    tokens: float,
+    seed: float | None,
 ) -> tuple[str, str, dict[str, Any]]:
     """What stands beside the conversation, as `Session.chat` takes it."""
-    options = {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(tokens)}
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": int(top_k),
+        "repetition_penalty": penalty,
+        "max_new_tokens": int(tokens),
+    }
     return name, system, {**options, "seed": None if seed is None else int(seed)}
 
 
-def saved(session: Session, name: str, system: str) -> str:
-    """The conversation as `txzoo chat` writes and reads it."""
-    first = [{"role": "system", "content": system.strip()}] if system.strip() else []
-    return as_json([*first, *session.messages], model=name)
+def positions(options: Mapping[str, Any], most: int) -> list[Any]:
+    """Where the sliders stand for settings, as near as they reach; `most` tokens at most."""
+    given = GenerationOptions.from_dict(checked(options))
+    usual = 1.0 if given.temperature is None else given.temperature
+    found = {
+        "temperature": usual if given.samples else 0.0,
+        "top_p": given.top_p or 1.0,
+        "top_k": given.top_k or 0,
+        "repetition_penalty": given.repetition_penalty,
+    }
+    near = [min(max(value, RANGES[name][0]), RANGES[name][1]) for name, value in found.items()]
+    return [*near, min(given.max_new_tokens or DEFAULT_NEW_TOKENS, most), given.seed]
 
 
-def opened(file: str, session: Session) -> str:
-    """Go on with a conversation that was saved; returns its system message.
+def saved(session: Session, name: str, system: str, options: Mapping[str, Any]) -> str:
+    """The conversation as `txzoo chat` writes and reads it.
 
     Raises:
-        ZooError: as of `zoo.conversation.read_conversation`.
+        InputError: nothing was said yet.
     """
-    messages = read_conversation(Path(file))
+    first = [{"role": "system", "content": system.strip()}] if system.strip() else []
+    return as_json([*first, *session.messages], model=name, options=checked(options))
+
+
+def opened(file: str, session: Session) -> tuple[str, dict[str, Any] | None]:
+    """Go on with a conversation that was saved; its system message, and its settings if it has any.
+
+    Raises:
+        ZooError: as of `zoo.conversation.read_conversation`, or a setting that cannot be.
+    """
+    messages, options = read_conversation(Path(file))
+    options = options and checked(options)
     system = [one["content"] for one in messages if one["role"] == "system"]
     session.messages = messages[len(system) :]
-    return "".join(system)
+    return "".join(system), options
 
 
 def answerer(gallery: Gallery, usual: str) -> Any:
@@ -227,6 +300,8 @@ def answerer(gallery: Gallery, usual: str) -> Any:
         top_p: float = 0.9,
         max_new_tokens: int = TOKENS,
         seed: int | None = 1,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
     ) -> str:
         """Answer a message; `history` has what was said before, role and content each."""
         with telling():
@@ -235,7 +310,9 @@ def answerer(gallery: Gallery, usual: str) -> Any:
             if history:
                 check(history)
             session = Session(history)
-            given = settings(model, system, temperature, top_p, most, seed)
+            given = settings(
+                model, system, temperature, top_p, top_k, repetition_penalty, most, seed
+            )
             return session.chat(gallery, *given).say(message)
 
     return chat

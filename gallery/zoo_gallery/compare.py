@@ -271,7 +271,7 @@ def _why_not(card: Card) -> str:
 
 
 def studies_part() -> str:
-    """Chart and table of each study that has an outcome; of the others, how to run them."""
+    """Charts and table of each study that has an outcome; of the others, how to run them."""
     parts, left = [], {}
     for name, plan in studies().items():
         try:
@@ -280,11 +280,16 @@ def studies_part() -> str:
                 left[name] = f"not run yet: txzoo compare --study {name} --out FOLDER"
                 continue
             measured = measure(found)
-            drawing = svg(measured.figure(), f"{name}: score by trained parameters")
+            drawings = [
+                svg(measured.figure(), f"{name}: score by trained parameters"),
+                svg(measured.curves(), f"{name}: training loss of the first seed"),
+            ]
         except ZooError as error:
             left[name] = str(error)
             continue
         said = f"{found.summary}. After ± stands the standard error of the mean over seeds."
         rows = table(measured.title, [titled(word) for word in measured.columns], measured.rows)
-        parts.append(f"<h3>{escape(name)}</h3>{paragraph(said)}{figure(drawing)}{rows}")
+        parts.append(
+            f"<h3>{escape(name)}</h3>{paragraph(said)}{''.join(map(figure, drawings))}{rows}"
+        )
     return "".join(parts) + (listed(left) if left else "")

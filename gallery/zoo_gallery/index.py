@@ -112,6 +112,8 @@ def where(card: Card) -> str:
     """Where the weights of a model are."""
     if card.hub:
         return "on the Hub"
+    if card.trained and not card.installed:
+        return "an adapter; its base is on the Hub"
     return "installed" if card.trained else "not trained yet"
 
 

@@ -53,16 +53,42 @@ def table(
         rows: a text for each column.
         texts: whether the first column holds whole sentences, which take several lines.
     """
-    kind = "zoo-table zoo-texts" if texts else "zoo-table"
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in rows
     )
+    return _table(caption, titles, body, "zoo-texts" if texts else "")
+
+
+def heat(
+    caption: str,
+    titles: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[tuple[str, float]]]],
+) -> str:
+    """A table whose cells stand on a ground as strong as they are.
+
+    Args:
+        caption: what it holds.
+        titles: of the columns.
+        rows: what each is called, and for each further column a text and how strong, from 0 to 1.
+    """
+    body = ""
+    for name, cells in rows:
+        body += f'<tr><th scope="row">{escape(name)}</th>'
+        for text, share in cells:
+            ground = f'class="zoo-for" style="--share: {round(100 * share)}%"'
+            body += f"<td><span {ground}>{escape(text)}</span></td>"
+        body += "</tr>"
+    return _table(caption, titles, body, "zoo-heat")
+
+
+def _table(caption: str, titles: Sequence[str], body: str, kind: str) -> str:
+    """Rows, which are HTML, below their titles."""
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     return (
-        f'<div class="{kind}" role="region" tabindex="0" aria-label="{escape(caption)}" '
+        f'<div class="zoo-table {kind}" role="region" tabindex="0" aria-label="{escape(caption)}" '
         f'style="overflow-x: auto"><table><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

@@ -13,7 +13,12 @@ from zoo.folder import RECIPE
 from zoo.numbers import short_bytes, short_count, spelled, titled, with_error
 from zoo.testing import last_record
 from zoo_gallery import markup
-from zoo_gallery.snippets import http_snippet, python_snippet, shell_snippet
+from zoo_gallery.snippets import (
+    elsewhere_snippet,
+    http_snippet,
+    python_snippet,
+    shell_snippet,
+)
 from zoo_gallery.state import Gallery
 
 ROWS = 20  # of a curve that are written out
@@ -101,23 +106,28 @@ def plugin_facts(gallery: Gallery, card: Card) -> Mapping[str, str]:
 
 def scores_table(card: Card) -> str:
     """Every score of the card, with its standard error."""
+    title, cells = card.baselines()
     rows = [
         [
             spelled(score.name),
             with_error(score.value, score.standard_error),
             " ".join(filter(None, (score.dataset, score.split))),
+            *cell,
         ]
-        for score in card.scores
+        for score, cell in zip(card.scores, cells, strict=True)
     ]
-    return markup.table(
-        f"Scores of {card.name}", ["Score", "Value ± standard error", "Measured on"], rows
-    )
+    titles = ["Score", "Value ± standard error", "Measured on", *title]
+    return markup.table(f"Scores of {card.name}", titles, rows)
 
 
 def use_tab(gallery: Gallery, card: Card, tab: gr.Tab) -> None:
-    """Build the Use it tab: code for Python, for a shell and for HTTP, each as it runs."""
+    """Build the Use it tab: code for Python, shell and HTTP, each as it runs, and for elsewhere."""
     snippet("Python", python_snippet(card))
     snippet("Shell", shell_snippet(card))
+    if card.trained and card.base is None:
+        # what writes a layout takes seconds to import: not before somebody looks
+        box = snippet("Elsewhere", f"txzoo info {card.name}")
+        tab.select(lambda: elsewhere_snippet(card).rstrip(), None, box, api_visibility="private")
     if card.pipeline not in gallery.registry.views.names():
         return
     code = http_snippet(card, LOCAL)

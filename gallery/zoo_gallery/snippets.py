@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from zoo import Card, conversation
 from zoo.conversation import messages_of
 from zoo.data import PAIRED, PICTURED
-from zoo.registry import registry
+from zoo.errors import MissingExtraError, ZooError
+from zoo.export import FORMATS as EXPORTED
+from zoo.export import format_of
+from zoo.registry import registry, resolve
 
 PROMPT = "The"  # for a text model whose card has no example
 PICTURE = "picture.png"  # a visitor's own
 LABELS = ("cat", "dog")  # for a model that is told labels
 TOLD = "zero-shot-image-classification"
+FORMATS = [name for name in EXPORTED if not name.endswith(("int4", "dynamic-int8"))]
 SAMPLING: Mapping[str, Mapping[str, float | int]] = {
     "text-generation": {"temperature": 0.8, "top_p": 0.9, "seed": 1},
     "image-classification": {"top_k": 3},
@@ -41,6 +45,33 @@ def shell_snippet(card: Card) -> str:
     words += ["--labels", ",".join(example_labels(card))] if card.pipeline == TOLD else []
     words += ["--", text] if text.startswith("-") else [text]
     return shlex.join(words) + "\n"
+
+
+def elsewhere_snippet(card: Card) -> str:
+    """Lines for a shell that serve the model, time it, and write it for other projects."""
+    from zoo.cli.serve import SERVED
+
+    name = shlex.quote(reference(card))
+    lines = [f"txzoo serve {name}"] if card.pipeline in SERVED else []
+    lines += [f"txzoo bench {name}", f"txzoo quantize {name}"]
+    return "\n".join([*lines, *(line.format(name=name) for line in exports(card)), ""])
+
+
+def exports(card: Card) -> list[str]:
+    """A line for a shell for each layout that can hold the model; `{name}` stands for it."""
+    architecture = resolve(registry().architectures.get(card.architecture).target)
+    lines = []
+    for format in FORMATS:
+        try:
+            writer = format_of(format)
+            writer.require(card.name, architecture)
+            writer.look(card.name, architecture, card.folder)
+        except MissingExtraError:  # the command says what to install
+            pass
+        except ZooError:
+            continue
+        lines.append(f"txzoo export {{name}} --format {format} --out exported-{format}")
+    return lines
 
 
 def http_snippet(card: Card, url: str) -> str:

@@ -22,6 +22,8 @@ class Limits:
         new_tokens: most tokens an answer may have.
         prompt_characters: longest prompt.
         file_megabytes: largest file, a picture above all.
+        pictures: most pictures that are searched at once.
+        texts: most texts that are held against each other, or against pictures.
         attention_tokens: longest text whose attention is drawn.
         waiting: requests that may wait for their turn; more are told that the page is busy.
         models: how many are held in memory.
@@ -35,6 +37,8 @@ class Limits:
     new_tokens: int = 200
     prompt_characters: int = 4000
     file_megabytes: int = 8
+    pictures: int = 16
+    texts: int = 24
     attention_tokens: int = 48
     waiting: int = 32
     models: int = 4

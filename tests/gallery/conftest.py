@@ -16,12 +16,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 import zoo
 from zoo.card import Card
 from zoo.drawings import DRAWN, drawing
+from zoo.folder import CARD
+from zoo.model import Model
+from zoo.tokenization import build_tokenizer, mark_texts, pad_id_of
 
 HOSTILE = "<script>window.taken = 1</script><img src=x onerror='window.taken = 1'>"
 LINK = "[click](javascript:window.taken=1)"
@@ -156,6 +160,34 @@ def looker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "drawn-cct"
 
 
+SENTENCE = "Ada Lovelace wrote the first program in London for Charles Babbage"
+
+
+def write_encoder(folder: Path, pipeline: str, head: str, labels: tuple[str, ...] = ()) -> None:
+    """A random encoder of a few words with a head, which reads twelve tokens."""
+    tokenizer = build_tokenizer(SENTENCE, {"kind": "word"})
+    mark_texts(tokenizer)
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "max_seq_len": 12, "d_model": 12}
+    sizes |= {"n_layers": 2, "n_heads": 3, "d_ff": 16, "pad_id": pad_id_of(tokenizer)}
+    torch.manual_seed(3)
+    module: Any = zoo.create("encoder", **sizes, head=head, labels=labels).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() > 1:  # a bias would give every token one label
+                parameter.add_(torch.randn(parameter.shape))
+    ours = {"name": folder.name, "architecture": "encoder", "example": SENTENCE}
+    card = Card({"license": "mit", "pipeline_tag": pipeline, "txzoo": ours}, "", folder / CARD)
+    model = Model(
+        name=folder.name,
+        module=module,
+        config=module.config,
+        tokenizer=tokenizer,
+        pipeline=pipeline,
+        card=card,
+    )
+    model.save_pretrained(folder)
+
+
 @pytest.fixture(scope="session")
 def models(
     tmp_path_factory: pytest.TempPathFactory,
@@ -183,6 +215,9 @@ def models(
     card = Card.read(folder / "paints")
     card.data["txzoo"]["name"] = "paints"
     card.write(folder / "paints")
+    labels = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC")
+    write_encoder(folder / "tagger", "token-classification", "token-classification", labels)
+    write_encoder(folder / "embedder", "feature-extraction", "none")
     (folder / "damaged-lm/README.md").write_text("---\nlicense: [\n---\n")
     return folder
 
@@ -201,7 +236,8 @@ def space(serve: Serve, models: Path) -> Iterator[App]:
     write_plugin(site, "bolts", "raise RuntimeError('out of <b>bolts</b>')\n")
     app = Path(__file__).parents[2] / "gallery/app.py"
     code = f"import runpy; runpy.run_path({str(app)!r}, run_name='__main__')"
-    with serve(code, PYTHONPATH=str(site)) as started:
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with serve(code, PYTHONPATH=os.pathsep.join(paths)) as started:
         yield started
 
 

@@ -9,7 +9,15 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from playwright.sync_api import Page, expect
 from zoo_gallery import views
-from zoo_gallery.chat import Session, opened, saved, settings, talkers
+from zoo_gallery.chat import (
+    Session,
+    opened,
+    positions,
+    saved,
+    settings,
+    talkers,
+    tell_left_out,
+)
 from zoo_gallery.state import Gallery, Limits
 
 import zoo
@@ -21,8 +29,10 @@ if TYPE_CHECKING:
     from conftest import App, Flaws
 
 NAME = "alibi-lm"
-GIVEN = (NAME, "Be brief.", 0.7, 0.9, 12, 3)  # model, system, temperature, top-p, tokens, seed
-OPTIONS: Any = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 12, "seed": 3}
+# model, system, temperature, top-p, top-k, repetition penalty, tokens, seed
+GIVEN = (NAME, "Be brief.", 0.7, 0.9, 50, 1.2, 12, 3)
+OPTIONS: Any = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.2}
+OPTIONS |= {"max_new_tokens": 12, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +98,60 @@ def test_a_conversation_is_saved_and_goes_on(gallery: Gallery, tmp_path: Path) -
     session = Session()
     say(gallery, session, "Who was <b>it</b> ?")
     file = tmp_path / "talk.json"
-    file.write_text(saved(session, NAME, "Be brief."))
+    file.write_text(saved(session, *settings(*GIVEN)))
     assert json.loads(file.read_text())["model"] == NAME
-    assert read_conversation(file)[1:] == session.messages
+    assert read_conversation(file)[0][1:] == session.messages
     other = Session()
-    assert opened(str(file), other) == "Be brief." and other.messages == session.messages
+    assert opened(str(file), other) == ("Be brief.", OPTIONS)
+    assert other.messages == session.messages
+    chat = Chat(zoo.load(NAME))
+    chat.load(file)
+    assert chat.options == OPTIONS  # the program goes on as the page would
     assert say(gallery, other, "And when ?") and len(other.messages) == 4
-    for text in ("no JSON", '{"messages": [{"role": "user", "content": "Hello"}]}', "{}"):
+    said = json.dumps(session.messages)
+    for text in (
+        "no JSON",
+        '{"messages": [{"role": "user", "content": "Hello"}]}',
+        "{}",
+        '{"messages": []}',
+        f'{{"messages": {said}, "options": {{"top_p": 3}}}}',
+        f'{{"messages": {said}, "options": {{"num_beams": 3}}}}',
+    ):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ZooError):
             opened(str(tmp_path / "bad.json"), session)
     assert session.messages[0]["content"] == "Who was <b>it</b> ?"
+    with pytest.raises(InputError, match="conversation is empty"):
+        saved(Session(), NAME, "", {})
+
+
+def test_sliders_stand_where_the_settings_are() -> None:
+    assert positions(OPTIONS, 200) == list(GIVEN[2:])
+    assert positions({}, 200) == [0, 1, 0, 1, 100, None]  # what zoo.Chat does without any: greedy
+    assert positions({"top_k": 3}, 50) == [1, 1, 3, 1, 50, None]
+    far = {"temperature": 5.0, "top_p": 0.01, "top_k": 999, "repetition_penalty": 0.5}
+    assert positions({**far, "max_new_tokens": 900}, 200) == [2, 0.05, 200, 1, 200, None]
+
+
+def test_what_is_left_out_is_said(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("gradio.Info", told.append)
+    session = Session()
+    long = "the river runs by the hill and the sea " * 5
+    while len(session.messages) < 20 and not told:
+        chat = session.chat(gallery, *settings(*GIVEN))
+        pieces = chat.stream(long)
+        tell_left_out(chat)
+        list(session.follow(chat, pieces, long))
+        assert bool(told) == bool(chat.left_out)
+    assert told and told[0].startswith(f"{chat.left_out} older messages are out of the window")
+
+
+def test_an_empty_message_is_refused(gallery: Gallery) -> None:
+    session = Session()
+    with pytest.raises(InputError, match="message is empty"):
+        say(gallery, session, "  ")
+    assert session.messages == []
 
 
 def test_models_that_have_learned_to_answer_come_first(
@@ -140,7 +193,8 @@ def test_the_page(app: "App", page: Page, flaws: "Flaws", tmp_path: Path) -> Non
     page.get_by_role("button", name="Send").click()
     expect(message).to_have_value("")
     tuned, _ = talkers(Gallery())  # the page begins with one that has learned to answer
-    chat = Chat(zoo.load(tuned[0].name), temperature=0, top_p=0.9, max_new_tokens=8, seed=1)
+    options: Any = {"temperature": 0, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1}
+    chat = Chat(zoo.load(tuned[0].name), max_new_tokens=8, seed=1, **options)
     answer = chat.say("Who was <b>it</b> ?")
     expect(log).to_contain_text(answer.split("\n")[0])
     expect(log).to_contain_text("Who was <b>it</b> ?")  # as it was typed
@@ -148,7 +202,7 @@ def test_the_page(app: "App", page: Page, flaws: "Flaws", tmp_path: Path) -> Non
     with page.expect_download() as download:
         page.get_by_role("button", name="Save").click()
     download.value.save_as(tmp_path / "talk.json")
-    assert read_conversation(tmp_path / "talk.json") == chat.messages
+    assert read_conversation(tmp_path / "talk.json") == (chat.messages, chat.options)
     page.get_by_role("button", name="Undo").click()
     expect(message).to_have_value("Who was <b>it</b> ?")
     expect(page.get_by_text(answer.split("\n")[0])).to_have_count(0)
@@ -156,5 +210,6 @@ def test_the_page(app: "App", page: Page, flaws: "Flaws", tmp_path: Path) -> Non
     expect(page.get_by_text("Nothing was said yet")).to_be_visible()
     page.locator("input[type=file]").set_input_files(tmp_path / "talk.json")
     expect(log).to_contain_text(answer.split("\n")[0])
+    expect(page.get_by_role("spinbutton", name="Length")).to_have_value("8")
     page.get_by_role("button", name="Clear", exact=True).first.click()
     expect(page.get_by_text(answer.split("\n")[0])).to_have_count(0)

@@ -5,11 +5,13 @@ import io
 import re
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from playwright.sync_api import Locator, Page, expect
+from zoo_gallery.snippets import elsewhere_snippet
 
 import zoo
 from zoo.charts import losses, read_curve
@@ -215,6 +217,28 @@ def test_what_the_page_says_to_type_runs(
     answer = re.sub(r"^Loaded as API: \S+( ✔)?\n", "", shown.getvalue()).strip()
     assert len(answer.split()) > 20
     assert written.startswith(answer[:80])  # the page's answers are shorter
+
+
+def test_the_page_says_how_to_take_the_model_elsewhere(
+    app: Any, page: Page, tmp_path: Path
+) -> None:
+    visit(page, app.url, tab="Use it")
+    box = page.get_by_label("Elsewhere", exact=True)
+    expect(box).to_have_value(re.compile("--format safetensors-int8"), timeout=60_000)
+    lines = [shlex.split(line) for line in box.input_value().splitlines()]
+    assert {words[1] for words in lines} == {"serve", "bench", "quantize", "export"}
+    exported = next(words for words in lines if "safetensors-int8" in words)
+    exported[-1] = str(tmp_path / "out")
+    assert CliRunner().invoke(cli, exported[1:], catch_exceptions=False).exit_code == 0
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_only_layouts_that_can_hold_a_model_are_offered() -> None:
+    shown = elsewhere_snippet(zoo.info("vit-cifar10"))
+    assert "--format onnx " in shown and "gguf" not in shown and "txzoo serve" not in shown
+    assert "transformers" in elsewhere_snippet(zoo.info("alibi-lm"))
+    # BLOOM has a norm that it lacks
+    assert "transformers" not in elsewhere_snippet(zoo.info("speech-alibi"))
 
 
 def test_a_snippet_is_copied(app: Any, page: Page) -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from gradio_client import handle_file
+from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import Page, expect
@@ -277,16 +278,112 @@ def test_labels_and_prompts_are_those_of_the_library(
             classify(str(frog), labels, template)
     weights = image_classification.looker(gallery, card)(str(frog))["weights"]
     assert torch.tensor(weights) == pytest.approx(seen(model, frog))
-    drawn = {name: (lambda name=name: drawing(name)) for name in ("frog", "ship")}
-    html = zero_shot.comparer(gallery, card, drawn)("a red star\na circle\n")  # type: ignore[arg-type]
-    pixels = module.read_pictures([drawing("frog"), drawing("ship")])
-    ids = module.read_texts(tokenizer, ["a red star", "a circle"])
-    cosines = module.encode_image(pixels) @ module.encode_text(ids).T
-    cells = [float(cell) for cell in re.findall(r"(-?\d\.\d{3})</span>", html)]
-    assert cells == pytest.approx(cosines.flatten().tolist(), abs=0.0006)
-    assert html.count("●") == 2
+    examples = {name: partial(drawing, name) for name in ("frog", "ship")}
+    prompts, pictures = ["a red star", "a circle"], ["frog", "ship"]
+    compare = zero_shot.comparer(gallery, card, examples)
+    html = compare(None, "a red star\na circle\n")
+    pixels = module.read_pictures([drawing(name) for name in pictures])
+    cosines = (
+        module.encode_image(pixels) @ module.encode_text(module.read_texts(tokenizer, prompts)).T
+    )
+    cells = re.findall(r"([●▲ ]*)(-?\d\.\d{3})</span>", html)
+    values = [float(value) for _, value in cells]
+    assert values == pytest.approx(cosines.flatten().tolist(), abs=0.0006)
+    for row, line in enumerate(cosines):
+        for column, value in enumerate(line):
+            signs = cells[2 * row + column][0]
+            assert ("●" in signs) == (value == line.max())
+            assert ("▲" in signs) == (value == cosines[:, column].max())
+    for line in cosines:
+        first, second = line.argsort(descending=True).tolist()
+        best = f"<td>{prompts[first]} ({line[first]:.3f})</td><td>{prompts[second]} ("
+        assert best in html
     assert "<b>" not in zero_shot.matrix(["<b>"], ["<b>"], [[0.1]])
     assert "test seen 3" in zero_shot.drawings(gallery) and "Ship" in zero_shot.drawings(gallery)
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for name in ("ship", "frog", "cat"):
+        drawing(name).resize((300, 200)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.mark.browser
+def test_uploaded_pictures_are_ranked_by_a_text(
+    app: "App", album: Path, page: Page, flaws: "Flaws"
+) -> None:
+    pytest.importorskip("open_clip", reason="needs txzoo[clip]")
+    page.goto(f"{app.url}/tiny-clip")
+    page.get_by_role("tab", name="Search").locator("visible=true").click()
+    search = page.get_by_role("button", name="Search", exact=True)
+    found = page.get_by_role("group", name="Pictures found")
+    captions = found.locator("figcaption")
+    search.click()  # the drawings
+    expect(captions).to_have_count(len(zero_shot.drawings(Gallery())))
+    files = [*album.glob("*.png")]
+    page.locator("input[type=file][multiple]").set_input_files(files)
+    chosen = page.get_by_role("status").filter(has_text="Searched: ")
+    expect(chosen).to_have_text(f"Searched: {', '.join(file.name for file in files)}")
+    page.get_by_label("What to look for").fill("a drawing of a ship")
+    search.click()
+    expect(captions).to_have_count(len(files))
+    best = zoo.load("tiny-clip").called.search("a drawing of a ship", album)
+    expect(captions).to_have_text(
+        [
+            f"{place}. {Path(one['file']).name}: {one['similarity']:.3f}"
+            for place, one in enumerate(best, start=1)
+        ]
+    )
+    names = [Path(one["file"]).name for one in best]
+    assert [one.get_attribute("alt") for one in found.get_by_role("img").all()] == names
+    page.get_by_label("Texts").fill("a drawing of a ship\na drawing of a cat")
+    page.get_by_role("button", name="Compare").click()
+    table = page.get_by_role("region", name="Cosines of pictures and texts")
+    expect(table.locator("tbody th")).to_have_text([file.name for file in files])
+    expect(page.get_by_role("region", name="The best texts of each picture")).to_be_visible()
+    assert flaws(page) == []
+    page.get_by_role("button", name="Take the drawings").click()
+    expect(chosen).to_contain_text("the drawings")
+    search.click()
+    expect(captions).to_have_count(len(zero_shot.drawings(Gallery())))
+
+
+def test_programs_search_pictures_and_what_is_wrong_is_said(app: "App", album: Path) -> None:
+    pytest.importorskip("open_clip", reason="needs txzoo[clip]")
+    client = Client(app.url, verbose=False)
+    files = [handle_file(file) for file in sorted(album.glob("*.png"))]
+    ask = {"api_name": "/tiny-clip_search"}
+    found = client.predict(files, "a drawing of a cat", **ask)
+    best = zoo.load("tiny-clip").called.search("a drawing of a cat", album)
+    assert [one["picture"] for one in found] == [Path(one["file"]).name for one in best]
+    cosines = [one["similarity"] for one in best]
+    assert [one["similarity"] for one in found] == pytest.approx(cosines, abs=1e-5)
+    (album / "cut.png").write_bytes((album / "cat.png").read_bytes()[:400])
+    (album / "words.txt").write_text("no picture")
+    for given, query, said in (
+        (files, " ", "There is nothing to look for"),
+        (files * 6, "a cat", "There are 18 pictures; this page takes 16 at most"),
+        ([*files, handle_file(album / "cut.png")], "a cat", "cut.png.* is damaged"),
+        ([handle_file(album / "words.txt")], "a cat", "Invalid file type"),
+        (files, "a" * 4001, "4,001 characters"),
+    ):
+        with pytest.raises(AppError, match=said):
+            client.predict(given, query, **ask)
+    client.close()
+
+
+def test_texts_against_pictures_have_limits() -> None:
+    pytest.importorskip("open_clip", reason="needs txzoo[clip]")
+    compare = zero_shot.comparer(Gallery(), zoo.info("tiny-clip"), DRAWINGS)
+    for texts, said in (
+        (" \n", "There are no texts"),
+        ("a\n" * 25, "25 texts; this page takes 24"),
+    ):
+        with pytest.raises(gr.Error, match=said):
+            compare(None, texts)
 
 
 def test_a_model_that_is_told_labels_says_how() -> None:

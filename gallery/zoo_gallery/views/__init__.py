@@ -65,9 +65,22 @@ def paced(sights: Iterable[T]) -> Iterator[T]:
         yield sight
 
 
+def parts(text: str, sign: str = "\n") -> list[str]:
+    """What stands between signs, without blanks around it; nothing for nothing."""
+    return [part.strip() for part in text.split(sign) if part.strip()]
+
+
 def check_length(text: str, most: int) -> None:
     """Raise `InputError` for a text of more characters than the page takes."""
     if len(text) > most:
         raise InputError(
             f"The text has {len(text):,} characters; this page takes {most:,} at most: shorten it"
+        )
+
+
+def check_count(count: int, most: int, what: str) -> None:
+    """Raise `InputError` for more of something than the page takes."""
+    if count > most:
+        raise InputError(
+            f"There are {count} {what}; this page takes {most} at most: leave some out"
         )

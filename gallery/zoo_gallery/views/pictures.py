@@ -104,12 +104,25 @@ def laid_over(picture: Any, weights: Any, caption: str, size: int = SHOWN) -> st
     colours = (matplotlib.colormaps["inferno"](values)[..., :3] * 255).astype(np.uint8)
     patches = Image.fromarray(colours).resize((size, size), Image.Resampling.NEAREST)
     mixed = (1 - COVER) * image + COVER * np.asarray(patches) / 255
+    pixels = Image.fromarray((mixed * 255).round().astype(np.uint8))
+    return figure(pixels, f"{caption}, laid over it", caption)
+
+
+def figure(image: Image.Image, says: str, caption: str) -> str:
+    """A picture inside the page.
+
+    Args:
+        image: the picture.
+        says: what stands for it where it cannot be seen.
+        caption: below it.
+    """
     file = io.BytesIO()
-    Image.fromarray((mixed * 255).round().astype(np.uint8)).save(file, "PNG")
+    image.save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()
+    width, height = image.size
     return (
         f'<figure class="zoo-seen"><img src="data:image/png;base64,{data}" '
-        f'alt="{escape(caption)}, laid over it" width="{size}" height="{size}">'
+        f'alt="{escape(says)}" width="{width}" height="{height}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
