@@ -100,6 +100,8 @@ def test_texts_that_have_no_attention(words: Tokenizer) -> None:
     with pytest.raises(ContextLengthError, match="40 tokens"):
         model_of("learned", words).attention("she " * 40)
     assert model_of("alibi", words).attention("she " * 40)[0].shape == (6, 40, 40)
+    with pytest.raises(ContextLengthError, match="40,000 tokens, and alibi's attention .* 2,048"):
+        model_of("alibi", words).attention("she " * 40_000)
 
 
 def test_labels_are_read_by_a_person(words: Tokenizer) -> None:

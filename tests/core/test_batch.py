@@ -30,7 +30,8 @@ class Counting:
 
     name, card, pipeline = "counting", None, "text-classification"
 
-    def __init__(self, breaks: int = -1) -> None:
+    def __init__(self, breaks: int = -1, dtype: torch.dtype = torch.float32) -> None:
+        self.module = torch.nn.Linear(1, 1, dtype=dtype)
         self.calls: list[list[str]] = []
         self.breaks = breaks
         self.answer: Any = lambda numbers: numbers[0]
@@ -105,18 +106,21 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert (expected.lines, expected.failed) == (10, 3)
     assert expected.first == "line 2: 'bad' is bad"
     out = tmp_path / "out.jsonl"
-    cut: Any = Counting(breaks=5)
+    cut: Any = Counting(breaks=6)
     with pytest.raises(KeyboardInterrupt):
         run_file(cut, source, out)
     half = tmp_path / "out.jsonl.partial" / "lines.jsonl"
     assert len(read(half)) == 4
     half.write_bytes(half.read_bytes() + b'{"text": "eeeee", "result": 5}\n{"text": "fff')
+    begun = half.with_name("begun-4.jsonl")
+    assert read(begun) == [{"result": 6}, {"result": 5}]  # the longest two of the second window
+    begun.write_bytes(begun.read_bytes() + b'{"result": 2}\n{"res')
     assert not out.exists()
     with pytest.raises(InputError, match="of a run that did not end: resume it, or overwrite"):
         run_file(whole, source, out)
     again: Any = Counting()
     assert run_file(again, source, out, resume=True) == expected
-    assert sum(map(len, again.calls)) < sum(map(len, whole.calls))
+    assert again.calls[0] == ["bad", "hh"]  # what the second window lacks
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not half.parent.exists()
 
@@ -131,10 +135,13 @@ def test_a_run_goes_on_only_as_it_was(tmp_path: Path) -> None:
         run_file(stopped(), source, out, times=2)
     with pytest.raises(InputError, match=r"another options: \{'times': 2\}, now \{\}"):
         run_file(stopped(), source, out, resume=True)
-    with source.open("a") as file:
-        file.write('"i"\n')
+    with pytest.raises(InputError, match="another engine: 'PyTorch, float32', now 'PyTorch, bflo"):
+        run_file(Counting(dtype=torch.bfloat16), source, out, times=2, resume=True)  # type: ignore[arg-type]
+    source.write_text(source.read_text().replace("c", "x"))  # of the same length
     with pytest.raises(InputError, match="another file"):
         run_file(stopped(), source, out, times=2, resume=True)
+    with source.open("a") as file:
+        file.write('"i"\n')
     with pytest.raises(InputError, match="holds nothing to go on with"):
         run_file(stopped(), source, tmp_path / "other.jsonl", resume=True)
     with pytest.warns(UserWarning, match="several"):
@@ -142,6 +149,55 @@ def test_a_run_goes_on_only_as_it_was(tmp_path: Path) -> None:
     assert len(read(out)) == 9
     with pytest.raises(InputError, match="is there: take another name"):
         run_file(stopped(), source, out)
+
+
+def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
+    source, out = write(tmp_path, *"abc"), tmp_path / "out.jsonl"
+    model: Any = Counting()
+
+    def again(numbers: list[int]) -> int:
+        for way in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(InputError, match=r"Another process writes .*out\.jsonl\.partial"):
+                run_file(Counting(), source, out, **way)  # type: ignore[arg-type]
+        return numbers[0]
+
+    model.answer = again
+    with pytest.warns(UserWarning, match="several"):
+        assert run_file(model, source, out) == Done(lines=3, failed=0)
+    assert [row["result"] for row in read(out)] == [1, 1, 1]
+
+
+def test_progress_is_told_after_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(
+        "zoo.training.progress.Progress.update", lambda self, step, **values: told.append(step)
+    )
+    model: Any = Counting()
+    with pytest.warns(UserWarning, match="several"):
+        run_file(model, write(tmp_path, *"abcdef"), tmp_path / "out.jsonl")
+    assert told == [2, 4, 4, 6, 6]
+
+
+def test_an_engine_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="needs txzoo[onnx]")
+    pytest.importorskip("onnxscript", reason="needs txzoo[onnx]")
+    monkeypatch.setenv("TXZOO_HOME", str(tmp_path / "home"))
+    model = zoo.load("emotion-encoder")
+    engines = [zoo.load("emotion-encoder", engine=name) for name in ("onnx", "onnx-int8")]
+    models = [model, *engines, zoo.quantize(model, "int8")]
+    source = write(tmp_path, "so sad")
+    said = [batch._about(one, source, "text", {})["engine"] for one in models]
+    assert said == ["PyTorch, float32", "onnx", "onnx-int8", "PyTorch, int8"]
+
+
+@pytest.mark.filterwarnings("ignore:several at once")
+def test_a_draft_helps_with_each_line(tmp_path: Path) -> None:
+    texts = ["The river", "In 1914 , the British army was", "A"]
+    source, out = write(tmp_path, *texts), tmp_path / "out.jsonl"
+    words = ["run", "alibi-lm", "--input", str(source), "--output", str(out)]
+    assert main([*words, "--draft", "rope-lm", "--max-new-tokens", "8"]) == 0
+    model = zoo.load("alibi-lm")
+    assert [row["result"] for row in read(out)] == [model(text, max_new_tokens=8) for text in texts]
 
 
 def test_pictures_lie_beside_the_file(tmp_path: Path) -> None:
@@ -172,11 +228,15 @@ def test_a_bad_line_is_named_and_the_rest_goes_on(
     assert main(words) == 1
     told, err = capsys.readouterr()
     assert told == f"{out}: 10 lines, 8 of them errors\n"
-    assert "The first: line 3: not valid JSON" in err
+    assert (
+        "The first: line 3: not valid JSON: Expecting value: line 1 column 1 (char 0): nothing"
+        in err
+    )
     rows = read(out)
     assert "label" in rows[0]["result"] and "label" in rows[-1]["result"]
     for number, ((_, message), row) in enumerate(zip(BAD, rows[1:-1], strict=True), 3):
         assert row["error"].startswith(f"line {number}: {message}")
+    assert rows[1]["raw"] == "nothing" and rows[2]["raw"] == "[" * 80 + "…"
     assert rows[5] == {"body": "a", "id": 1, "error": rows[5]["error"]}
 
 

@@ -3,10 +3,11 @@
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
@@ -83,6 +84,43 @@ def test_rates_and_equal_tokens(bench: Any) -> None:
     assert not table.is_done({"peers": {"zoo": found}, "left_out": {"litgpt": table.FAILED}})
     assert table.is_done({"peers": {"zoo": found}, "left_out": {"litgpt": "not given"}})
     assert not table.is_done(None)
+    few = peer([[1, 2, 9], [4, 5, 6]], 2.0, 4.0)
+    found = table.numbers(row, spec, few, {"zoo": few})
+    assert found["rounds"] == 2 and "value" not in found
+    assert not table.is_done({"peers": {"zoo": found}, "left_out": {}})
+    # the row of positions has a twin for each
+    peers = {"ALiBi": peer([[1, 2, 3]]), "RoPE": peer([[1, 2, 3]])}
+    peers |= {"ALiBi, transformers": peer([[1, 2, 9]]), "RoPE, transformers": peer([[1, 2, 3]])}
+    same = {name: table.numbers(row, spec, one, peers).get("same") for name, one in peers.items()}
+    assert same == {
+        "ALiBi": [2, 3],
+        "RoPE": [3, 3],
+        "ALiBi, transformers": None,
+        "RoPE, transformers": None,
+    }
+
+
+def test_what_is_written_after_a_prompt_is_timed_in_one_call(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers = bench("peers")
+    now = [0.0]
+    module = torch.nn.Identity()
+
+    def write(new: int) -> list[list[int]]:
+        """4 s for the prompt, half a second for each token after the first, 1 s at the end."""
+        for seconds in (4.0, *[0.5] * (new - 1)):
+            now[0] += seconds
+            module(torch.zeros(1))
+        now[0] += 1.0
+        return [[7] * new]
+
+    monkeypatch.setattr(peers, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(peers, "WRITERS", {"zoo": lambda spec: (write, module)})
+    facts, work = peers.context({"peer": "zoo onnx", "new": 33})
+    assert facts["ids"] == [[7] * 33]
+    for _ in range(2):
+        assert work() == {"first": 4.0, "seconds": 16.0}
 
 
 def test_a_row_names_what_it_leaves_out(bench: Any) -> None:
@@ -96,9 +134,9 @@ def test_every_row_of_the_issue_is_there(bench: Any) -> None:
     rows = bench("table").all_rows()
     for shape in ("tiny", "small", "gpt2"):
         assert {f"decode-{shape}-1", f"decode-{shape}-8"} <= rows.keys()
-    assert rows["positions"].peers.keys() == {
-        *("learned", "sinusoidal", "ALiBi", "RoPE", "relative"),
-    }
+    positions = ("learned", "sinusoidal", "ALiBi", "RoPE", "relative")
+    twins = (f"{name}, transformers" for name in positions if name != "relative")
+    assert rows["positions"].peers.keys() == {*positions, *twins}
     assert {f"context-{n}" for n in (128, 512, 2048, 8192)} <= rows.keys()
     assert rows["decode-gpt2-1"].spec["sizes"]["vocab_size"] == 50257
 
@@ -122,6 +160,7 @@ def test_the_page_is_drawn_from_the_newest_results(bench: Any, tmp_path: Path) -
             "zoo": {**facts, "same": [9, 10]},
             "transformers": {**facts, "value": 150.0},
             "litgpt": {"rounds": 0, "turns": 9},
+            "zoo int8": {**facts, "rounds": 2, "turns": 9},
         },
         "left_out": {"x-transformers": "no --peer"},
     }
@@ -137,5 +176,6 @@ def test_the_page_is_drawn_from_the_newest_results(bench: Any, tmp_path: Path) -
     page = measured.markdown(measured.newest(tmp_path))
     assert page.startswith("2026-02-01, a CPU, X; torch 2.")
     assert "| zoo | 300 | 290 to 310, 3 rounds | 2.00x | 9 of 10 | 2 |" in page
-    assert "| litgpt | – | starved in all 9 turns | – | – | 0 |" in page
+    assert "| litgpt | – | starved in 9 of 9 turns | – | – | 0 |" in page
+    assert "| zoo int8 | – | starved in 7 of 9 turns | – | – | 2 |" in page
     assert "Left out: x-transformers (no --peer)." in page

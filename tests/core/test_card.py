@@ -75,6 +75,31 @@ def test_scores_at_other_lengths_say_so() -> None:
         Card.parse(TEXT.replace(plain, longer.replace("t: 512}", "t: 0}")), Path("README.md"))
 
 
+def test_how_a_score_was_counted() -> None:
+    plain = "{type: accuracy, value: 0}"
+    said = "{type: bleu, value: 30, args: {signature: 'nrefs:1|tok:13a', interval: [28.5, 31]}}"
+    score = Card.parse(TEXT.replace(plain, said), Path("README.md")).scores[1]
+    assert (score.signature, score.interval) == ("nrefs:1|tok:13a", (28.5, 31))
+    for right, wrong, message in (
+        ("[28.5, 31]", "[28.5]", "args.interval: must be two numbers, got 1"),
+        ("[28.5, 31]", "[28.5, a]", "args.interval.1.: must be a number, got 'a'"),
+        ("[28.5, 31]", "30", "args.interval: must be a list, got 30"),
+        ("'nrefs:1|tok:13a'", "13", "args.signature: must be text, got 13"),
+        ("interval: [28.5, 31]", "baseline: [3]", "args.baseline: must be two numbers, got 1"),
+    ):
+        with pytest.raises(CardError, match=message):
+            Card.parse(TEXT.replace(plain, said.replace(right, wrong)), Path("README.md"))
+
+
+def test_what_tfidf_reaches_stands_beside_a_score() -> None:
+    plain = "{type: accuracy, value: 0}"
+    said = "{type: accuracy, value: 0.75, args: {baseline: [0.7, 0.01]}}"
+    card = Card.parse(TEXT.replace(plain, said), Path("README.md"))
+    assert [score.baseline for score in card.scores] == [None, (0.7, 0.01)]
+    assert card.baselines() == (("TF-IDF",), [("",), ("0.700 ± 0.010",)])
+    assert Card.parse(TEXT, Path("README.md")).baselines() == ((), [(), ()])
+
+
 def test_a_small_card_has_plain_defaults() -> None:
     text = (
         "---\nlicense: mit\npipeline_tag: x\ntxzoo: {architecture: a, files: null, task: null}\n---"

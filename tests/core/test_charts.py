@@ -280,3 +280,10 @@ def test_lines_have_names_axes_and_points() -> None:
     assert len({(line.get_color(), line.get_linestyle()) for line in panel.lines}) == 2
     with pytest.raises(InputError, match="no point"):
         lines({"a": []}, x="step", y="loss")
+
+
+def test_more_lines_than_colours_are_told_apart() -> None:
+    series = {f"way {number}": [(0.0, 1.0), (1.0, number)] for number in range(20)}
+    drawn = lines(series, x="step", y="loss", points=False).axes[0].get_lines()
+    looks = {(line.get_color(), str(line._dash_pattern)) for line in drawn}
+    assert len(looks) == 20

@@ -542,7 +542,7 @@ def test_eval_says_how_many_tokens_it_left_out(
     model = zoo.load(tiny_model)
     weights = model.module.get_parameter("token_embedding.weight")
     weights.data[-1] = 1e30  # its square is infinite
-    monkeypatch.setattr(zoo, "load", lambda ref: model)
+    monkeypatch.setattr(zoo, "load", lambda ref, **_: model)
     options = ("--split", "validation", "--limit", 640, "--context", 16)
     skipped = txzoo("eval", tiny_model, *options, "--json").json["metrics"]["skipped_tokens"]
     assert 0 < skipped < 640

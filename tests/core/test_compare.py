@@ -1,6 +1,8 @@
 """Comparisons: models that are measured, and studies that are run, stopped, gone on with."""
 
+import dataclasses
 import json
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -8,12 +10,16 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
+from embedding_sources import bert_folder
+from tokenizers import Tokenizer
 
 import zoo
 from zoo.cli import cli
 from zoo.errors import InputError, RecipeError, TrainingError, UnknownNameError
+from zoo.evaluation.baseline import tfidf_baseline
 from zoo.evaluation.compare import Table
 from zoo.evaluation.study import find_study, run_study, studies
+from zoo.numbers import with_error
 from zoo.registry import registry
 
 PLAN = """
@@ -99,8 +105,29 @@ def test_lower_is_better_for_perplexity() -> None:
         {"name": name, "parameters": 7, "scores": {"perplexity": value}}
         for name, value in [("a", 9.0), ("b", 3.0)]
     ]
-    table = _of_models(measured, "task", "test", ["perplexity"])
-    assert [row[0] for row in table.rows] == ["b", "a"]
+    table = _of_models(measured, "wikitext-2", "test", ["perplexity"], None)
+    assert [row[0] for row in table.rows] == ["b", "a"] and table.baseline is None
+
+
+@pytest.mark.skipif(not os.environ.get("TXZOO_DATA"), reason="TXZOO_DATA is not set: needs data")
+def test_tfidf_stands_below_classifiers() -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    table = zoo.compare(["speech-encoder"], limit=300)
+    reached = tfidf_baseline("speeches", limit=300)
+    assert table.baseline == (reached["accuracy"], reached["accuracy_stderr"])
+    assert [row[0] for row in table.rows] == ["speech-encoder", "TF-IDF, logistic regression"]
+    assert table.rows[1][1] == with_error(reached["accuracy"], reached["accuracy_stderr"])
+    assert len(table.records) == 1  # which are of models
+
+
+def test_tfidf_of_a_study_is_a_level(done: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs txzoo[plot]")
+    study = find_study(done / "two-ways.toml")
+    known = dataclasses.replace(study, facts={**study.facts, "baseline": [0.5, 0.1]})
+    table = zoo.compare(known)
+    assert table.rows[-1] == ("TF-IDF, logistic regression", "0.50 ± 0.10", *[""] * 6)
+    levels = [line for line in table.figure().axes[0].lines if list(line.get_ydata()) == [0.5, 0.5]]
+    assert len(levels) == 1 and len(table.records) == 2
 
 
 def test_a_table_is_saved_by_its_ending(done: Path, tmp_path: Path) -> None:
@@ -163,6 +190,87 @@ def test_a_study_goes_on_where_it_stopped(done: Path, tmp_path: Path) -> None:
     assert {record["name"]: record["score"] for record in part.records} == scores
 
 
+def test_runs_of_another_plan_or_other_weights_are_no_part_of_a_study(
+    done: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(done, tmp_path / "out"))
+    plan = Path(shutil.move(out / "two-ways.toml", tmp_path))
+    whole = plan.read_text()
+    plan.write_text(whole.replace("steps =", "warmup_steps = 1\nsteps ="))
+    with pytest.raises(RecipeError, match=r"lora-1 follows another plan .* Give another out="):
+        zoo.compare(plan, out=out, tell=str)
+    plan.write_text(whole)
+    run = out / "low-2" / "run.json"
+    run.write_text(run.read_text().replace('"base_sha256": "', '"base_sha256": "0'))
+    with pytest.raises(RecipeError, match=r"low-2 began with other weights of tiny"):
+        zoo.compare(plan, out=out, methods=["lora"], tell=str)
+
+
+ARMS = """
+architecture = "decoder"
+task = "synthetic"
+seeds = [1]
+
+[tokenizer]
+kind = "source"
+source = "SOURCE"
+
+[config]
+max_seq_len = 16
+d_model = 8
+n_layers = 1
+n_heads = 2
+d_ff = 16
+tie_embeddings = true
+
+[embeddings]
+source = "SOURCE"
+frozen_epochs = 1.0
+
+[training]
+steps = 2
+batch_tokens = 64
+learning_rate = 0.01
+log_every = 1
+
+[methods.random]
+embeddings = { source = "" }
+
+[methods.frozen]
+embeddings = { frozen_epochs = inf }
+
+[methods.thawed]
+config = { d_ff = 24 }
+learning_rate = 0.005
+"""
+
+
+def test_a_study_of_ways_to_train_from_the_start(tmp_path: Path) -> None:
+    source = bert_folder(tmp_path / "bert", " ".join(map(str, range(30))), 8, 16)
+    plan = tmp_path / "arms.toml"
+    plan.write_text(ARMS.replace("SOURCE", str(source)))
+    study = run_study(find_study(plan), tmp_path / "out", tell=str)
+    runs = {run.name: run for run in study.runs}
+    random, frozen, thawed = (runs[name] for name in ("random", "frozen", "thawed"))
+    assert random.trained == random.parameters == frozen.parameters
+    rows = Tokenizer.from_file(str(tmp_path / "out/frozen-1/tokenizer.json")).get_vocab_size()
+    assert frozen.parameters - frozen.trained == rows * 8
+    assert thawed.parameters - frozen.parameters == 2 * 8 * 8 + 8  # two matrices and a bias
+    assert {run.method for run in study.runs} == {""}
+    assert "[embeddings]" not in (tmp_path / "out" / "random-1" / "recipe.toml").read_text()
+    assert "learning_rate = 0.005" in (tmp_path / "out" / "thawed-1" / "recipe.toml").read_text()
+    assert zoo.compare(study).title == "arms: decoder on synthetic"
+    assert run_study(find_study(plan), tmp_path / "out", tell=str).runs == study.runs
+    with pytest.raises(RecipeError, match="trains from the start, it has no base"):
+        run_study(find_study(plan), tmp_path / "out", base="tiny")
+    plan.write_text(plan.read_text().replace("[methods.random]", "[methods.random]\nrank = 2"))
+    with pytest.raises(RecipeError, match="rank of random is no key of .training."):
+        run_study(find_study(plan), tmp_path / "other")
+    plan.write_text(plan.read_text().replace('architecture = "decoder"', ""))
+    with pytest.raises(RecipeError, match="lacks a base to adapt, or an architecture to train"):
+        find_study(plan)
+
+
 def test_what_is_wrong_with_a_study_is_said(plan: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="Unknown study 'adaptatoin'. Did you mean 'adapt"):
         zoo.compare("adaptatoin")
@@ -213,6 +321,7 @@ def test_the_studies_of_our_plugins_can_be_run(name: str) -> None:
     assert study.summary and len(study.seeds) >= 3
     for method in study.methods:
         recipe = study.recipe(method, 1)
-        assert recipe.base and recipe.tuning["method"] in registry().tunings.names()
+        if recipe.base:
+            assert recipe.tuning["method"] in registry().tunings.names()
     for run in study.runs:
         assert run.name in study.methods and run.seed in study.seeds

@@ -362,7 +362,10 @@ def renamed(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor
         ({"tokenizer": {"kind": "source", "size": 3}}, "reduced and vocab_size, got 'size'"),
         ({"tokenizer": {"kind": "source", "reduced": 1}}, "reduced must be true or false, got 1"),
         ({"tokenizer": {"kind": "source", "vocab_size": "9"}}, "must be a whole number, got '9'"),
-        ({"embeddings": {"source": ""}}, "kind 'source' needs a source, here or under"),
+        (
+            {"embeddings": {"source": ""}, "tokenizer": {"kind": "source", "source": ""}},
+            "kind 'source' needs a source, here or under",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_says_so(

@@ -1,5 +1,7 @@
 """`engine=`: the same answers, whoever computes them."""
 
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -295,6 +297,52 @@ def test_a_classifier_is_measured_and_not_explained_in_an_engine(
         attributions(model, "i feel so happy", method="gradient")
 
 
+# the verbs
+
+
+def test_verbs_take_an_engine(
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    require("onnx")
+    data = tmp_path / "own.csv"
+    data.write_text("text,label\nI feel so happy,joy\nso sad today,sadness\nI am here,fear\n")
+    said = {}
+    for way in ([], ["--engine", "onnx"], ["--device", "cpu"]):
+        monkeypatch.setattr("sys.stdin", io.StringIO("The river\n"))
+        assert main(["chat", "alibi-lm", "--max-new-tokens", "8", *way]) == 0
+        talked = capsys.readouterr().out
+        assert main(["eval", "emotion-encoder", "--data", str(data), "--json", *way]) == 0
+        metrics = json.loads(capsys.readouterr().out)["metrics"]
+        score = round(metrics["expected_calibration_error"], 4)  # of the chances themselves
+        said[tuple(way)] = talked, score
+    assert len(set(said.values())) == 1 and cache.exists()
+    words = ["bench", "alibi-lm", "--engine", "onnx", "--rounds", "1", "--tokens", "4", "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["weights"], told["parameters"]) == ("onnx", zoo.info("alibi-lm").parameters)
+    assert {"write, batch 1", "write, batch 8"} < {one["what"] for one in told["figures"]}
+
+
+@pytest.mark.parametrize("verb", ["run", "chat", "eval"])
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        (["--device", "moon"], "Cannot move alibi-lm to moon: Expected one of cpu, "),
+        (["--engine", "onx"], "Unknown engine 'onx'. There is: onnx, onnx-int8, llama.cpp"),
+        (["--engine", "onnx", "--device", "cpu"], "leave out device and dtype"),
+    ],
+)
+def test_errors_of_engines_and_devices(
+    verb: str, way: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["A"] if verb == "run" else []
+    assert main([verb, "alibi-lm", *more, *way]) == 2
+    assert words in capsys.readouterr().err
+
+
 # refusals
 
 
@@ -307,6 +355,11 @@ def test_a_classifier_is_measured_and_not_explained_in_an_engine(
         ("tiny-captioner", "onnx", "tiny-captioner is for image-to-text"),
         ("tiny-clip", "onnx", "tiny-clip is for zero-shot-image-classification"),
         ("relative-lm", "llama.cpp", "architecture of relative-lm, RelativeDecoder"),
+        (
+            "shakespeare-char",
+            "llama.cpp",
+            "shakespeare-char: its tokenizer is of the kind",
+        ),
     ],
 )
 def test_what_an_engine_cannot_compute_is_said_before_any_work(
@@ -318,6 +371,40 @@ def test_what_an_engine_cannot_compute_is_said_before_any_work(
     with pytest.raises(InputError, match=words):
         zoo.load(ref, engine=engine)
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "engine", "words"),
+    [
+        ({"model_type": "opt"}, "onnx", "transformers computes ours, and how it masks"),
+        ({"model_type": "bart"}, "onnx-int8", "transformers computes ours, and how it masks"),
+        ({"model_type": "opt"}, "llama.cpp", "ours is of the model_type 'opt'"),
+        (
+            {"model_type": "gpt2", "activation_function": "relu"},
+            "llama.cpp",
+            "ours is a GPT-2 with activation_function='relu'",
+        ),
+    ],
+)
+def test_what_a_folder_says_is_read_before_its_weights(
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    engine: str,
+    words: str,
+) -> None:
+    require(engine)
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("zoo.engines.load", None)
+    monkeypatch.setattr("zoo.export.load", None)
+    with pytest.raises(InputError, match=words):
+        zoo.load(folder, engine=engine)
+    with pytest.raises(InputError, match=words):
+        export(folder, tmp_path / "out", {"llama.cpp": "gguf"}.get(engine, engine))
+    assert {path.name for path in tmp_path.iterdir()} == {"ours"}
 
 
 def test_an_engine_has_no_device(cache: Path) -> None:

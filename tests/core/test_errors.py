@@ -129,7 +129,7 @@ def run(*words: str) -> tuple[int, str, str]:
 @pytest.mark.usefixtures("model")
 def test_the_command_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    status, out, err = run("eval", "speech-encoder", "--errors", "2")
+    status, out, err = run("eval", "speech-encoder", "--errors", "2", "--no-baseline")
     assert status == 0, err
     lines = [line.split() for line in out.splitlines()]
     assert ["accuracy", "0.50", "0.19"] in lines  # sqrt(0.25 / 7)
@@ -142,7 +142,7 @@ def test_the_command_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("model")
 def test_json_has_everything() -> None:
-    status, out, err = run("eval", "speech-encoder", "--errors", "1", "--json")
+    status, out, err = run("eval", "speech-encoder", "--errors", "1", "--json", "--no-baseline")
     assert status == 0, err
     found = json.loads(out)
     assert (found["texts"], found["wrong"]) == (8, 4)

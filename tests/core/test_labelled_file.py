@@ -32,6 +32,7 @@ from zoo.errors import (
 from zoo.evaluation.baseline import baseline_of, tfidf_baseline
 from zoo.evaluation.evaluate import trained_on
 from zoo.loading import info
+from zoo.numbers import rounded
 from zoo.tasks import labelled_file
 from zoo.tasks.labelled_file import LabelledFile, Table, in_order, open_data, read_table
 from zoo.training.loop import plan
@@ -587,6 +588,19 @@ def test_baseline_is_that_of_scikit_learn(
     assert 0 < found["accuracy"] < 1
     assert baseline_of(zoo.load("./mine"))["accuracy"] == reference.score(*task.examples("test"))
     assert baseline_of(zoo.load("./mine"), data=path, limit=2)["accuracy_stderr"] >= 0
+    scores = {score.key: score.baseline for score in info("./mine").scores}
+    reached = baseline_of(zoo.load("./mine"))
+    for name in ("accuracy", "macro_f1"):
+        assert scores[name] == rounded(reached[name], reached[f"{name}_stderr"])
+
+
+def test_the_baseline_counts_pairs_of_words_where_they_help() -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    pair = [(f"{a} {b} {n}", "ab"[a == b]) for n in range(40) for a in "xyz" for b in "xyz"]
+    found = LabelledFile(table([(text.replace("x", "one"), label) for text, label in pair]))
+    one, two = (tfidf_baseline(found, words=words)["accuracy"] for words in (1, 2))
+    assert one < two == tfidf_baseline(found)["accuracy"]
+    assert (tfidf_baseline(found)["words"], tfidf_baseline(found, words=1)["words"]) == (2, 1)
 
 
 def test_baseline_of_other_tasks_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,9 @@ def toy(install: Callable[..., Path]) -> Path:
     return install("zoo-toy", TOY) / "zoo_toy"
 
 
-def word_tokenizer() -> Tokenizer:
+def word_tokenizer(words: Sequence[str] = WORDS) -> Tokenizer:
     """Five words, one token each."""
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="a"))
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return tokenizer
 
@@ -288,6 +288,9 @@ class TestUnknown:
             zoo.load(toy_folder / "model.safetensors")
         with pytest.raises(UnsafeFileError, match="can run code"):
             zoo.load(toy_folder / "pytorch_model.bin")
+        (toy_folder / "recipe.toml").touch()
+        with pytest.raises(FolderError, match=r"recipe\.toml is no model: .* txzoo train "):
+            zoo.load(toy_folder / "recipe.toml")
 
     def test_a_revision_of_something_local(self, toy_folder: Path) -> None:
         with pytest.raises(InputError, match="revision='main' is for models on the Hub"):
@@ -514,14 +517,19 @@ class TestForeign:
         assert (model.card.license, model.card.architecture) == ("unknown", "toy")
 
     def test_it_keeps_the_tokenizer_and_the_licence(self, folder: Path) -> None:
-        word_tokenizer().save(str(folder / "tokenizer.json"))
+        word_tokenizer(WORDS[:3]).save(str(folder / "tokenizer.json"))
         (folder / "README.md").write_text("---\nlicense: mit\n---\nAbout.\n")
         model = zoo.load(folder)
-        assert model.tokenizer is not None and model.tokenizer.get_vocab_size() == 5
+        assert model.tokenizer is not None and model.tokenizer.get_vocab_size() == 3
         assert model.card is not None
         assert (model.card.license, model.card.text) == ("mit", "About.\n")
         (folder / "README.md").write_text("No front matter.\n")
         assert zoo.info(folder).license == "unknown"
+
+    def test_a_tokenizer_with_more_tokens_than_the_model(self, folder: Path) -> None:
+        word_tokenizer().save(str(folder / "tokenizer.json"))
+        with pytest.raises(FolderError, match="has 5 tokens, config.json says vocab_size 3"):
+            zoo.load(folder)
 
     def test_saved_it_is_a_folder_of_ours(self, folder: Path, tmp_path: Path) -> None:
         zoo.load(folder).save_pretrained(tmp_path / "ours")

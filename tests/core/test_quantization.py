@@ -112,6 +112,23 @@ def test_the_numbers_are_those_of_the_formula(kind: str, shape: tuple[int, int])
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_codes_may_lie_anywhere_in_a_file(kind: str) -> None:
+    """A kernel that loads from an odd place would end the process, so the place is looked at."""
+    whole = KINDS[kind].of(matrix(96, 64))
+    parts = {}
+    for name, tensor in whole.parts("w").items():
+        memory = torch.empty(tensor.numel() + 64, dtype=tensor.dtype)
+        begin = next(n for n in range(64) if memory[n:].data_ptr() % 16 == 8)
+        parts[name] = memory[begin : begin + tensor.numel()].view(tensor.shape).copy_(tensor)
+        assert parts[name].data_ptr() % 16 == 8
+    found = KINDS[kind].stored("w", parts, "a file")
+    assert found.codes.data_ptr() % 64 == 0
+    for rows in (1, 4, 7, 32):
+        x = matrix(rows, 64)
+        assert torch.equal(found.linear(x), whole.linear(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_number_is_farther_off_than_its_scale_allows(kind: str) -> None:
     weight = matrix(64, 128)
     off = (KINDS[kind].of(weight).dequantized() - weight).abs()

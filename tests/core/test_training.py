@@ -282,7 +282,9 @@ def test_each_parameter_has_one_optimiser(optimizer: str, architecture: str) -> 
 # the loop
 
 
-def test_a_run_learns_and_leaves_a_whole_folder(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_run_learns_and_leaves_a_whole_folder(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "runs" / "tiny"
     model = train(recipe.with_changes(steps=60, evaluate_every=20), out=out, d_ff=20)
     assert model.config.d_ff == 20
@@ -302,7 +304,17 @@ def test_a_run_learns_and_leaves_a_whole_folder(recipe: Recipe, tmp_path: Path) 
     assert [row["step"] for row in rows if "validation" in row] == [20, 40]
     epochs = [row for row in rows if "epoch" in row]
     per_epoch = epochs[0]["step"]
-    assert [row["step"] for row in epochs] == list(range(per_epoch, 61, per_epoch))
+    ends = [*range(per_epoch, 60, per_epoch), 60]  # the last one may have been left unfinished
+    assert [row["step"] for row in epochs] == ends
+    assert [row["epoch"] for row in epochs] == list(range(1, len(ends) + 1))
+    left = 60 % per_epoch
+    assert [row.get("share") for row in epochs[-2:]] == [None, round(left / per_epoch, 3)]
+    read = [end - start for start, end in zip([0, *ends], ends, strict=False)]  # steps of each
+    whole = sum(row["loss"] * steps for row, steps in zip(epochs, read, strict=True)) / 60
+    assert whole == pytest.approx(sum(losses) / len(losses), abs=1e-4)  # every step counts once
+    for row in epochs:
+        assert row["perplexity"] == pytest.approx(math.exp(row["loss"]), rel=1e-4)
+    assert f"epoch {len(ends)}, ended at {left / per_epoch:.0%}: loss" in capsys.readouterr().err
     card = zoo.info(out)
     assert (card.architecture, card.task, card.name) == ("decoder", "synthetic", "tiny")
     assert card.data["txzoo"]["training"]["steps"] == 60
@@ -368,7 +380,8 @@ def test_short_pieces_come_first(
     passed = model.card.data["txzoo"]["training"]["epochs"]
     assert passed == pytest.approx(7 / short + 5 / long, abs=0.005)
     epochs = [row for row in read_log(tmp_path / "whole") if "epoch" in row]
-    assert [row["epoch"] for row in epochs] == list(range(1, int(passed) + 1))
+    assert [row["epoch"] for row in epochs if "share" not in row] == list(range(1, int(passed) + 1))
+    assert epochs[-1].get("share", 0) == pytest.approx(passed % 1, abs=0.01)
     with pytest.raises(RecipeError, match="short_length=32 is not shorter than max_seq_len=32"):
         train(recipe.with_changes(short_steps=7, short_length=32), out=tmp_path / "none")
 

@@ -213,10 +213,8 @@ def test_two_processes_reach_the_loss_of_one(tmp_path: Path) -> None:
     train(tmp_path / "recipe.toml", out=tmp_path / "one")
     runs.finish_two("two")
     one, two = runs.log("one"), runs.log("two")
-    assert len(one) == len(two) == 12
-    for alone, shared in zip(one, two, strict=True):
-        assert shared["loss"] == pytest.approx(alone["loss"], abs=3e-5)  # the log has 5 digits
-        assert shared["gradient_norm"] == pytest.approx(alone["gradient_norm"], abs=3e-4)
+    assert [row["step"] for row in one] == [*range(1, 13), 12]  # the last is the epoch's
+    alike(one, two, by=3e-5)  # the log has 5 digits
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     for name, tensor in weights[0].items():
         assert (weights[1][name] - tensor).abs().max() < 1e-4, name
@@ -228,7 +226,9 @@ def alike(one: list[dict[str, object]], other: list[dict[str, object]], by: floa
     assert [row["step"] for row in one] == [row["step"] for row in other]
     for alone, shared in zip(one, other, strict=True):
         assert shared["loss"] == pytest.approx(alone["loss"], abs=by)
-        assert shared["gradient_norm"] == pytest.approx(alone["gradient_norm"], abs=10 * by)
+        assert shared.keys() == alone.keys()
+        if "gradient_norm" in alone:  # not of an epoch
+            assert shared["gradient_norm"] == pytest.approx(alone["gradient_norm"], abs=10 * by)
 
 
 SHARDED = {"ACCELERATE_USE_FSDP": "true"}

@@ -57,12 +57,30 @@ def test_the_command_shows_them(
     assert "The 2 worst of 4 sentences" in shown
     assert shown.index("Katze") < shown.index("zwei und zwei")
     assert "Scores by length of the source" in shown and "6-10" in shown
-    assert max(map(len, shown.splitlines())) <= 60
+    # signatures are to be copied, so they stand in one line
+    assert max(len(line) for line in shown.splitlines() if "|" not in line) <= 60
     done = run("eval", str(translator), "--data", str(pairs), "--errors", "2", "--json")
     found = json.loads(done.output)
     assert found["sentences"] == 4 and found["metrics"]["bleu"] > 0
     assert found["worst"][0]["references"] == ["Katze"]
     assert [row["words"] for row in found["scores_by_length"]] == ["1-5", "6-10"]
+
+
+def test_scores_come_with_their_intervals_and_signatures(translator: Path, pairs: Path) -> None:
+    shown = run("eval", str(translator), "--data", str(pairs)).output
+    assert "95% interval" in shown
+    done = run("eval", str(translator), "--data", str(pairs), "--json")
+    found = json.loads(done.output)
+    assert set(found["signatures"]) == {"bleu", "bleu_lowercased", "chrf"}
+    scores = found["metrics"]
+    for name, signature in found["signatures"].items():
+        assert f"nrefs:1|case:{'lc' if name == 'bleu_lowercased' else 'mixed'}|" in signature
+        assert f": {signature}\n" in shown
+        low, high = (scores[f"{name}_{end}"] for end in ("low", "high"))
+        assert low < scores[name] < high
+        places = len(shown.split("chrF ")[1].split()[0].partition(".")[2])
+        if name == "chrf":
+            assert f"{low:.{places}f} to {high:.{places}f}" in shown
 
 
 def test_what_does_not_fit_is_refused(translator: Path, pairs: Path) -> None:

@@ -19,6 +19,9 @@ from zoo.attention import alignment
 from zoo.cli import cli
 from zoo.errors import InputError
 from zoo.export import export
+from zoo.hookspecs import Task
+from zoo.pipelines.text2text import unknown
+from zoo.registry import registry
 
 TEXT, GERMAN = "three one four", "drei eins vier"
 
@@ -40,6 +43,13 @@ def test_it_translates_and_its_card_says_how_well(model: zoo.Model) -> None:
     assert scores["bleu"] > 95
     assert scores["chrf"] > 95
     assert 1 <= scores["perplexity_per_token"] < 1.2
+    for score in model.card.scores:  # type: ignore[union-attr]
+        if score.key == "perplexity_per_token":
+            assert (score.signature, score.interval) == ("", None)
+        else:
+            assert score.signature.startswith("nrefs:1|case:")
+            assert score.interval is not None
+            assert score.interval[0] <= score.value <= score.interval[1]
 
 
 def test_the_n_best_of_the_shell(translator: Path) -> None:
@@ -70,6 +80,69 @@ def test_a_long_text_is_told_of_in_the_shell(translator: Path) -> None:
     assert done.stdout == f"{GERMAN} zwei {GERMAN} eins zwei drei fünf\n"
     refused = run("run", str(translator), "one " * 20)
     assert "21 tokens in one piece" in str(refused.exception)
+
+
+@pytest.mark.parametrize("text", ["?!...", "😀😀", " 2012 - 14:30 "])
+def test_what_has_no_letter_comes_back_as_it_is(
+    model: zoo.Model, translator: Path, gallery: Gallery, text: str
+) -> None:
+    with pytest.warns(UserWarning, match="The text has no letter: nothing to translate"):
+        assert model(text, num_beams=2, num_return_sequences=2) == [text, text]
+    with pytest.warns(UserWarning, match="no letter"):
+        assert "".join(model(text, stream=True)) == text
+    with pytest.warns(UserWarning, match="1 of 3 texts have no letter"):
+        assert model([TEXT, text, "two"]) == [GERMAN, text, "zwei"]
+    with pytest.warns(UserWarning, match="no letter"):
+        *_, (one,) = compared(gallery, [str(translator)], text, 10, 0, 1, 1)
+    assert one.text == text
+    done = run("run", str(translator), text)
+    assert (done.stdout, done.exit_code) == (f"{text}\n", 0)
+    assert done.stderr.startswith("Warning: The text has no letter")
+
+
+def test_another_language_is_told_of_where_its_words_are_unknown(model: zoo.Model) -> None:
+    with pytest.warns(UserWarning, match="The text is mostly of words or characters that"):
+        model("trois un quatre")
+    with pytest.warns(UserWarning, match="2 of 3 texts are mostly of words or characters"):
+        model(["trois", TEXT, "один"])
+    model("three one deux")  # no warning: half of it and more is known
+
+
+def test_what_is_unknown_to_a_tokenizer_of_bytes() -> None:
+    reader = zoo.load("seq2seq-en-de").called.reader
+    counts = {"A dog runs.": 0, "Ein hübscher Hund": 0, "Ein 😀": 1, "Привет, Hund": 6, "I": 0}
+    for row, count in zip(reader(list(counts)), counts.values(), strict=True):
+        assert unknown(row, None) == count, row.text
+
+
+@pytest.mark.parametrize("method", ["prefix-tuning", "prompt-tuning"])
+def test_what_stands_before_the_texts_of_a_translator(
+    method: str, translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained, saved, loaded and asked; it shows where a target looks among the source's words."""
+    tasks = registry().tasks
+    metrics = ("bleu", "bleu_lowercased", "chrf", "perplexity_per_token")
+    target = "toy_tasks:Numerals"
+    entry = Task(
+        "numerals", pipeline="translation", target=target, metrics=metrics, license="cc0-1.0"
+    )
+    monkeypatch.setitem(tasks._entries, "numerals", [(tasks.owner("speeches"), entry)])
+    options = {"num_virtual_tokens": 3, "steps": 3, "learning_rate": 0.05, "warmup_steps": 0}
+    zoo.train(str(translator), tuning=method, out=tmp_path / "out", **options)
+    model, base = zoo.load(tmp_path / "out"), zoo.load(translator)
+    assert model.adapter is not None
+    texts = [TEXT, "two", "one three"]
+    together = model(texts)
+    assert together == [model(text) for text in texts]
+    assert model(texts, num_beams=3) == [model(text, num_beams=3) for text in texts]
+    for target in (None, "vier eins"):
+        found = alignment(model, TEXT, target)
+        assert found.source == [*TEXT.split(), "end"]
+        (weights,) = found.layers
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, len(found.target)))
+    plain = alignment(base, TEXT, "vier eins").layers[0]
+    assert not torch.allclose(weights, plain, atol=1e-4)
+    assert model.set_adapter(None)(texts) == base(texts)
 
 
 def test_an_answer_that_fills_all_positions_is_aligned(

@@ -124,6 +124,19 @@ def test_a_models_page_shows_its_numbers_its_curve_and_its_attention(pages: dict
     assert {"Training curve of alibi-lm", "alibi-lm, first layer, first head"} <= titles
 
 
+def test_a_translators_page_shows_its_use_its_alignment_and_how_it_is_counted(
+    pages: dict[str, str],
+) -> None:
+    text = pages["models/seq2seq-en-de.html"]
+    titles = set(re.findall(r"<title[^>]*>(seq2seq-en-de, [^<]*)</title>", text))
+    assert {f"seq2seq-en-de, {layer} layer" for layer in ("first", "last")} <= titles
+    assert "Ein Hund" in text.split('id="use"')[1].split('id="alignment"')[0]
+    for score in zoo.info("seq2seq-en-de").scores:
+        assert score.signature in text
+        if score.interval is not None:
+            assert f"({score.interval[0]:.2f} to {score.interval[1]:.2f})" in text
+
+
 def test_hooks(pages: dict[str, str]) -> None:
     hooks = {name for name in vars(Hooks) if name.startswith("txzoo_")}
     shown = set(re.findall(r'<h2 id="(txzoo_\w+)"', pages["reference/hooks.html"]))

@@ -12,6 +12,16 @@ from safetensors.torch import load_file, save_file
 from zoo.card import Card
 from zoo.folder import FILES, FileRecord, sha256
 
+TRAIN_LORA = """
+import zoo
+zoo.train(base, out=out, tuning="lora", rank=2, task="synthetic", steps=2)
+"""
+WEIGHTS_OF = """
+from huggingface_hub import HfApi
+result = [name for name in HfApi().list_repo_files(repo) if name.endswith(".safetensors")]
+"""
+DELETE = "from huggingface_hub import HfApi\nHfApi().delete_repo(name, missing_ok=True)"
+
 
 def assert_same(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     stored = load_file(folder / "model.safetensors")
@@ -116,6 +126,44 @@ class TestPublish:
         answer = run(code, folder=str(model), repo=repo)
         assert answer.error is None, answer.message
         assert_same(run.load(f"hf://{repo}@v1").result, model)
+
+    def test_an_adapter_is_published_beside_its_base(
+        self, run: Any, repo: str, model: Path, tmp_path: Path
+    ) -> None:
+        """Only what was learned is sent; whoever loads it gets the base from its own place."""
+        commit = run.publish(model, repo).result.rsplit("/", 1)[1]
+        out, beside = tmp_path / "low", f"{repo}-lora"
+        trained = run(TRAIN_LORA, base=f"hf://{repo}@{commit}", out=str(out))
+        assert trained.error is None, trained.message
+        card = Card.read(out)
+        assert "zoo.load(" in card.text and card.base_models == [repo]
+        refused = run.publish(out, beside).message  # what only a person knows is not written yet
+        assert "no section on limits, risks and bias" in refused and "how to load" not in refused
+        Card(card.data, Card.read(model).text.replace(repo, beside), card.path).write(out)
+        try:
+            answer = run.publish(out, beside)
+            assert answer.error is None, answer.message
+            assert run(WEIGHTS_OF, repo=beside).result == ["adapter_model.safetensors"]
+            loaded = run.load(f"hf://{beside}")
+            assert loaded.error is None, loaded.message
+            learned = load_file(out / "adapter_model.safetensors")
+            assert len(learned) == sum(".lora_" in name for name in loaded.result) > 0
+            for name, tensor in learned.items():
+                name = name.removeprefix("base_model.model.")
+                torch.testing.assert_close(loaded.result[name], tensor.float(), rtol=0, atol=0)
+        finally:
+            run(DELETE, name=beside)
+
+    def test_an_adapter_of_a_folder_of_this_machine_is_not_sent(
+        self, run: Any, repo: str, model: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "low"
+        assert run(TRAIN_LORA, base=str(model), out=str(out)).error is None
+        card = Card.read(out)
+        Card(card.data, Card.read(model).text, card.path).write(out)
+        answer = run.publish(out, repo)
+        assert answer.error == "PublishError"
+        assert f"its base is {model}, which nobody else has" in answer.message
 
     def test_the_card_passes_the_hubs_own_validation(self, run: Any, model: Path) -> None:
         code = """

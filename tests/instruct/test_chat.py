@@ -151,11 +151,14 @@ def test_oldest_turns_leave_the_window_whole() -> None:
 
 def test_what_does_not_fit() -> None:
     model = talker(window=40)
-    with pytest.raises(ContextLengthError, match="system message has 60 tokens, the window 40"):
+    with pytest.raises(ContextLengthError, match=r"has 60 tokens, \d+ with .* the window 40,"):
         Chat(model, system="the sea " * 30, template="chatml")
     talk = Chat(model, template="chatml")
     with pytest.raises(ContextLengthError, match=r"takes \d+ tokens .*the window is 40"):
         talk.say("the sea " * 30)
+    for text in ("", " \n"):
+        with pytest.raises(InputError, match="message is empty"):
+            talk.stream(text)
     assert talk.messages == []
     for options, words in (
         ({"num_beams": 2}, "num_beams is not of a chat"),
@@ -168,25 +171,55 @@ def test_what_does_not_fit() -> None:
             Chat(model, **{"template": "chatml", **options})
 
 
+def test_a_system_message_leaves_room_for_a_message_and_an_answer() -> None:
+    """As long as it may be, a word can be said and one token answered; a word more is refused."""
+    model = talker(window=40)
+    longest = None
+    for words in range(1, 41):
+        try:
+            longest = Chat(model, system="sea " * words, template="chatml")
+        except ContextLengthError:
+            break
+    assert longest is not None and 1 < words < 40
+    with pytest.raises(ContextLengthError):
+        Chat(model, system="sea " * (words + 1), template="chatml")
+    assert longest.say("sea") is not None
+    assert longest.read <= 40 and 39 <= longest.read
+    with pytest.raises(ContextLengthError, match=rf"the system message \({words - 1} tokens\)"):
+        longest.say("the sea")
+
+
 def test_a_conversation_is_saved_and_loaded(tmp_path: Path) -> None:
     model = talker()
     talk = Chat(model, system="the sea", template="chatml", max_new_tokens=9)
     talk.say("the river")
     path = talk.save(tmp_path / "talk.json")
     assert json.loads(path.read_text())["messages"] == talk.messages
-    other = Chat(model, template="chatml", max_new_tokens=9)
+    other = Chat(model, template="chatml", max_new_tokens=3, temperature=1.5)
     other.load(path)
+    assert other.options == {"max_new_tokens": 9}  # the settings are those of the file
     assert other.say("a hill") == talk.say("a hill")
+    with pytest.raises(InputError, match="The conversation is empty"):
+        Chat(model, template="chatml").save(tmp_path / "empty.json")
+    before = (talk.messages, talk.options)
     with pytest.raises(FolderError, match="no file"):
         talk.load(tmp_path / "none.json")
     for values, words in (
         ({"messages": [{"role": "user", "content": "x"}]}, "the answer be last"),
         ({"messages": [{"role": "narrator", "content": "x"}]}, "unknown role 'narrator'"),
         ({}, "holds no conversation"),
+        ({"messages": []}, "talk.json: The conversation is empty"),
+        ({"messages": talk.messages, "options": [1]}, "options must be an object"),
+        ({"messages": talk.messages, "options": {"stop": "."}}, "stop is not of a chat"),
+        ({"messages": talk.messages, "options": {"top_k": -1}}, "top_k must be a whole number"),
     ):
         path.write_text(json.dumps(values))
         with pytest.raises(InputError, match=words):
             talk.load(path)
+    assert (talk.messages, talk.options) == before
+    path.write_text(json.dumps({"messages": talk.messages}))
+    other.load(path)
+    assert other.options == {"max_new_tokens": 9}  # a file without settings leaves them
 
 
 def test_an_end_that_takes_several_tokens_is_seen_in_the_text() -> None:
@@ -242,7 +275,7 @@ def test_an_end_that_takes_several_tokens_is_seen_in_the_text() -> None:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     model = talker()
-    monkeypatch.setattr(zoo, "load", lambda ref: model)
+    monkeypatch.setattr(zoo, "load", lambda ref, **_: model)
 
     def call(lines: str, *options: str) -> Any:
         words = ["talker", "--template", "chatml", "--max-new-tokens", "6", *options]
@@ -266,6 +299,8 @@ def test_the_verb_talks(run: Callable[..., Any], tmp_path: Path) -> None:
     again = run("a hill\n", "--load", str(path))
     assert again.exit_code == 0
     assert again.stdout.strip() == talk.say("a hill")
+    short = run("a hill\n", "--load", str(path), "--max-new-tokens", "2")
+    assert again.stdout.startswith(short.stdout.strip()) and short.stdout != again.stdout
 
 
 def test_the_verb_says_what_is_wrong_and_goes_on(run: Callable[..., Any]) -> None:

@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_left_out_and_counted(tokenizer: Tokenizer) -> None
     task.template = Template.called("chatml")
     with pytest.warns(UserWarning, match="1 of 49 training conversations have more than 60 tokens"):
         batches = task.batches(tokenizer, length=60, batch_tokens=60, seed=1)
-    assert len(batches.examples) == 48
+    assert (len(batches.examples), batches.left_out) == (48, 1)
     with pytest.warns(UserWarning), pytest.raises(TrainingError, match="raise max_seq_len"):
         task.batches(tokenizer, length=3, batch_tokens=60, seed=1)
 
@@ -325,6 +325,40 @@ def test_a_recipe_learns_to_follow(follower: Path) -> None:
     assert again.card is not None and "tokenizer_config.json" in again.card.files
 
 
+def test_what_leaves_no_room_is_left_out_of_the_scores_and_counted(follower: Path) -> None:
+    """A question is not answered wrong because the answer has no room."""
+    model = zoo.load(follower)
+    usual = Opposites().evaluate(model, "test")
+    assert "left_out" not in usual and "exact_match_left_out" not in usual
+
+    class Longer(Opposites):
+        more = (told("hot " * 70, "cold"), told("hot " * 30, "cold"))
+
+        def conversations(self, split: str) -> Sequence[Messages]:
+            return [*super().conversations(split), self.more[0]]
+
+        def closed(self, split: str) -> Sequence[Messages]:
+            return [*self.more, *super().conversations(split)]
+
+    with pytest.warns(UserWarning) as told_of:
+        found = Longer().evaluate(model, "test")
+    assert [str(one.message) for one in told_of] == [
+        "1 of 13 test conversations have more than 72 tokens: left out",
+        "2 of 14 questions with one right answer leave no room for 48 tokens of it in 72: left out",
+    ]
+    assert (found.pop("left_out"), found.pop("exact_match_left_out")) == (1, 2)
+    assert found == pytest.approx(usual)
+
+    class TooLong(Longer):
+        def closed(self, split: str) -> Sequence[Messages]:
+            return self.more
+
+    with pytest.warns(UserWarning):
+        found = TooLong().evaluate(model, "test")
+    assert math.isnan(found["exact_match"]) and found["exact_match_left_out"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.* leave no room")  # beside a prefix
 @pytest.mark.usefixtures("_opposites")
 def test_any_tuning_of_a_base_keeps_its_template(follower: Path, tmp_path: Path) -> None:
     options = {"steps": 2, "batch_tokens": 200, "learning_rate": 1e-3, "task": "opposites"}
@@ -339,6 +373,13 @@ def test_any_tuning_of_a_base_keeps_its_template(follower: Path, tmp_path: Path)
         )
         own = model.template
         assert own is not None and own.source == Template.called("chatml").source
+        assert model.card is not None
+        measured = [score.key for score in model.card.scores]
+        if method == "prefix-tuning":  # 16 positions fewer: a card says what was measured alone
+            assert measured == ["perplexity_of_responses"]
+            assert model.card.training["exact_match_left_out"] == {"test": 12}
+        else:
+            assert measured == ["perplexity_of_responses", "exact_match"]
 
 
 @pytest.mark.usefixtures("_opposites")
@@ -439,5 +480,6 @@ def test_a_model_without_a_card_is_measured(follower: Path) -> None:
         card=None,
     )
     assert model.template is None
-    found = Opposites().evaluate(model, "test", limit=2, context=64)  # in words it never saw
+    with pytest.warns(UserWarning, match="leave no room"):  # in words it never saw
+        found = Opposites().evaluate(model, "test", limit=2)
     assert found["perplexity_of_responses"] > 1.2

@@ -198,6 +198,39 @@ def test_wanted_answers_become_likelier(method: str, base: Path, tmp_path: Path)
     assert model.template is not None and "<|im_start|>" in model.template.source
     lines = (tmp_path / "out" / "training.jsonl").read_text().splitlines()
     assert '"loss": 0.69' in lines[0] or '"loss": 0.68' in lines[0]  # log 2: as the base began
+    epochs = [line for line in lines if '"epoch"' in line]
+    assert epochs and not any("perplexity" in line for line in epochs)  # a loss of pairs has none
+
+
+def test_pairs_that_do_not_fit_are_left_out_and_counted(
+    base: Path, tmp_path: Path, offer: Callable[..., None]
+) -> None:
+    """In training by the recipe's window, which may be shorter than the base's; on the card too."""
+
+    class Wordy(Manners):
+        def preferences(self, split: str) -> Sequence[Preference]:
+            usual = super().preferences(split)
+            return [*usual, Preference(usual[0].asked, "red" + " please" * 6, "red now")]
+
+    offer("wordy", Wordy, "preference_accuracy", "preference_margin")
+    task = Wordy()
+    task.set_objective({"template": "chatml"})
+    model = zoo.load(base)
+    task.begin(model)
+    assert model.tokenizer is not None
+    *short, long = sorted(max(map(len, pair)) for pair, _ in task.pairs)
+    window = short[-1]
+    assert len(short) == 4 and window < long <= 32
+    with pytest.warns(UserWarning, match=f"1 of 5 training pairs .* more than {window} tokens"):
+        batches = task.batches(model.tokenizer, length=window, batch_tokens=40, seed=1)
+    assert (len(batches.pairs), batches.left_out) == (4, 1)
+    path = tmp_path / "recipe.toml"
+    text = RECIPE.replace("BASE", str(base)).replace("manners", "wordy").replace("= 25", "= 2")
+    path.write_text(f"{text}[config]\nmax_seq_len = {window}\n")
+    with pytest.warns(UserWarning, match="left out"):
+        trained = zoo.train(path, out=tmp_path / "out")
+    assert trained.card is not None
+    assert trained.card.training["left_out"] == {"train": 1, "test": 1}
 
 
 @pytest.mark.usefixtures("_manners")

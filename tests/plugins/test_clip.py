@@ -14,7 +14,14 @@ from zoo_scenes import scenes
 import zoo
 from zoo.cli import main
 from zoo.errors import InputError, MissingExtraError, PluginError, RecipeError
-from zoo.evaluation.prompts import greedy, read_prompts, study_prompts, wilson
+from zoo.evaluation.prompts import (
+    greedy,
+    halves,
+    read_prompts,
+    study_prompts,
+    wilson,
+    write_prompts,
+)
 from zoo.model import Model
 from zoo.pipelines.zero_shot import ZeroShotImageClassification
 
@@ -230,7 +237,7 @@ def test_search_reads_each_picture_once(
     assert [one["similarity"] for one in other] == pytest.approx(cosines)
     monkeypatch.undo()
     (copy / "broken.png").write_bytes(b"no picture")
-    with pytest.warns(UserWarning, match="1 left out.*broken.png"):
+    with pytest.warns(UserWarning, match="1 of 33 left out.*broken.png"):
         again.called.search("a red circle", copy)
     for query, where, words in (
         ("", folder, "query is empty"),
@@ -238,6 +245,55 @@ def test_search_reads_each_picture_once(
     ):
         with pytest.raises(InputError, match=words):
             again.called.search(query, where)
+
+
+def test_a_folder_is_classified_whatever_lies_in_it(
+    trained: Path,
+    model: Model,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder / "red", mixed)
+    (mixed / "0.png").write_bytes(b"no picture")
+    (mixed / "broken.png").touch()
+    options = {"labels": COLOURS, "templates": TEMPLATES, "negative_labels": ["white"]}
+    with pytest.warns(UserWarning, match="2 of 9 left out: .*0.png"):
+        found = model.called.classify_folder(mixed, top_k=2, **options)
+    assert [Path(one["picture"]).name for one in found] == [f"{n}.png" for n in range(1, 8)]
+    for one in found:
+        alone = model(one["picture"], top_k=2, **options)
+        assert [a["label"] for a in one["labels"]] == [a["label"] for a in alone]
+        for key in ("score", "similarity"):
+            wanted = pytest.approx([a[key] for a in alone], abs=1e-5)
+            assert [a[key] for a in one["labels"]] == wanted
+
+    words = ["run", str(trained), str(mixed), "--labels", "red,blue", "--template", "a {} circle"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "2 of 9 left out" in said.err and said.out.count(".png") == 7
+
+    again = zoo.load(trained)  # what was read is known, to prompts as well
+    again.called.classify_folder(folder, **options)
+    monkeypatch.setattr(again.module, "encode_image", lambda pixels: pytest.fail("read again"))
+    assert len(again.called.classify_folder(folder, **options)) == 32
+    assert study_prompts(again, folder, TEMPLATES[:1]).measured_on == 16
+    with pytest.raises(InputError, match="needs labels"):
+        again.called.classify_folder(folder)
+    with pytest.raises(InputError, match="There is no folder"):
+        again.called.classify_folder(tmp_path / "none", **options)
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    trained: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TXZOO_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="vectors of pictures are not kept"):
+        found = zoo.load(trained).called.search("a red circle", folder, top_k=3)
+    assert len(found) == 3
 
 
 def test_wilson_is_the_textbooks() -> None:
@@ -270,12 +326,54 @@ def test_prompts_are_measured_and_written(model: Model, folder: Path, tmp_path: 
         assert trial.accuracy == pytest.approx(first.accuracy + trial.gain)
     assert study == study_prompts(model, folder, templates)
     out = tmp_path / "prompts.toml"
-    from zoo.evaluation.prompts import write_prompts
-
     write_prompts(study, out)
     known = read_prompts(out)
     assert known["templates"] == list(study.best.templates)
     assert model(drawing("red"), **known)[0]["label"] in COLOURS
+
+
+@pytest.mark.filterwarnings("ignore:tiny lacks words")
+def test_a_folder_measures_it(model: Model, folder: Path, tmp_path: Path) -> None:
+    """Counted by hand over what calls answer, with pictures in wrong folders."""
+    folder = shutil.copytree(folder, tmp_path / "pictures")
+    for number in range(3):
+        (folder / "blue" / f"{number}.png").rename(folder / "green" / f"wrong {number}.png")
+    found = zoo.evaluate(model, data=folder)
+    labels = sorted(path.name for path in folder.iterdir())
+    files = [(label, file) for label in labels for file in sorted((folder / label).iterdir())]
+    answers = model([str(file) for _, file in files], labels=labels, top_k=1)
+    hits = [answer[0]["label"] == label for answer, (label, _) in zip(answers, files, strict=True)]
+    assert 0 < sum(hits) < len(hits)
+    assert found["accuracy"] == pytest.approx(sum(hits) / len(hits))
+    assert found.keys() >= {"macro_f1", "expected_calibration_error", "accuracy_stderr"}
+    assert zoo.evaluate(model, data=folder, limit=4)["accuracy"] == sum(hits[:4]) / 4
+    with pytest.raises(InputError, match="takes pictures, one folder"):
+        zoo.evaluate(model, data=folder, label_column="label")
+
+
+def test_negative_labels_are_studied_and_kept(model: Model, folder: Path, tmp_path: Path) -> None:
+    """A picture is right where its label beats the others and what is not asked for."""
+    template, negative = ["a {} circle"], [["star", "red"], "green"]
+    for colour in ("red", "green"):
+        shutil.copytree(folder / colour, tmp_path / "data" / f"large_{colour}")
+    study = study_prompts(model, tmp_path / "data", template, negative_labels=negative)
+    assert study.labels == (("large green",), ("large red",))
+    assert study.negative_labels == (("star", "red"), ("green",))
+    labels = ["large green", "large red", *negative]
+    every = model.called.classify_folder(tmp_path / "data", labels, templates=template, top_k=1)
+    right = [
+        one["labels"][0]["label"].replace(" ", "_") == Path(one["picture"]).parent.name
+        for one in every
+    ]
+    measured = halves(np.repeat([0, 1], 8), 1)[1]
+    assert study.best.accuracy == np.mean([right[place] for place in measured])
+    without = study_prompts(model, tmp_path / "data", template)
+    assert study.best.accuracy < without.best.accuracy
+    write_prompts(study, tmp_path / "prompts.toml")
+    known = read_prompts(tmp_path / "prompts.toml")
+    assert known["negative_labels"] == [["star", "red"], ["green"]]
+    with pytest.raises(InputError, match="'Large red' stands there twice"):
+        study_prompts(model, tmp_path / "data", template, negative_labels=["Large red"])
 
 
 def test_bad_studies(model: Model, folder: Path, tmp_path: Path) -> None:
@@ -313,6 +411,23 @@ def test_the_commands(
     study = ["prompts", name, "--data", folder, *template, "--out", out, "--flips", 3]
     assert "measured on 16 pictures" in run(*study)
     assert "similarity" in run("run", name, picture, "--prompts", out)
+    run(*study, "--synonym", "red=star", "--negative-labels", "white, grey")
+    known = read_prompts(out)
+    assert ["red", "star"] in known["labels"]
+    assert known["negative_labels"] == [["white"], ["grey"]]
+    synonyms = ["--synonym", "red=star", "--synonym", "red=square", "--json"]
+    found = json.loads(run("run", name, picture, *told, *template, *synonyms))["result"]
+    labels = [["red", "star", "square"], *COLOURS[1:]]
+    wanted = zoo.load(name)(picture, labels=labels, templates=template[1::2])
+    assert [one["label"] for one in found] == [one["label"] for one in wanted]
+    scores = [one["score"] for one in wanted]
+    assert [one["score"] for one in found] == pytest.approx(scores)
+    for more, words in (
+        (["--synonym", "pink=rose"], "'pink' is none of the labels red, green, blue, yellow"),
+        (["--synonym", "red"], "must read LABEL=NAME"),
+    ):
+        assert main(["run", name, str(picture), *told, *more]) == 2
+        assert words in capsys.readouterr().err
     assert main(["run", name, str(picture)]) == 2
     assert "needs labels" in capsys.readouterr().err
 
@@ -341,8 +456,21 @@ def test_without_open_clip(trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
         zoo.load(trained)
 
 
+@pytest.mark.parametrize(
+    ("torch_version", "mend"),
+    [
+        (
+            "2.14.1+cpu",
+            "pip install torch==2.14.1 torchvision --index-url https://download.pytorch.org/whl/cpu",
+        ),
+        ("2.14.1+cu130", "torchvision --index-url https://download.pytorch.org/whl/cu130;"),
+        ("2.14.1+rocm7.0", "torchvision --index-url https://download.pytorch.org/whl/rocm7.0;"),
+        ("2.14.1", "pip install torch==2.14.1 torchvision;"),
+        ("2.14.1+own.build", "pip install torch==2.14.1 torchvision;"),
+    ],
+)
 def test_doctor_knows_a_torchvision_of_another_build(
-    monkeypatch: pytest.MonkeyPatch,
+    torch_version: str, mend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from zoo import doctor
 
@@ -350,6 +478,6 @@ def test_doctor_knows_a_torchvision_of_another_build(
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr(doctor, "import_module", unfit)
-    (found,) = doctor._torchvision("2.14.1+cpu")
+    (found,) = doctor._torchvision(torch_version)
     assert found.state == "wrong" and "operator torchvision::nms does not exist" in found.value
-    assert "pip install --force-reinstall torch torchvision" in found.advice
+    assert mend in found.advice and "pip uninstall torchvision" in found.advice

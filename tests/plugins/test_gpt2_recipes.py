@@ -70,6 +70,26 @@ def test_the_recipe_trains_from_a_source(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
+def test_the_same_model_from_random_embeddings(name: str, tmp_path: Path) -> None:
+    """An empty source leaves the source's tokens, and nothing else of it."""
+    task = zoo_synthetic.task.Synthetic()
+    source = FOLDERS[name](tmp_path / "source", task.start + task.text("train"), D, POSITIONS)
+    changes = {"config": SIZES, "task": "synthetic", **TRAINING, "steps": 2, "evaluate_every": 1}
+    from_source = recipe_of(name).with_changes(embeddings={"source": str(source)}, **changes)
+    random = from_source.with_changes(embeddings={"source": ""})
+    assert not random.embeddings
+    model = zoo.train(random, out=tmp_path / "out")
+    other = zoo.train(from_source, out=tmp_path / "other")
+    assert model.tokenizer.to_str() == other.tokenizer.to_str()
+    assert model.card is not None and "embeddings" not in model.card.training
+    theirs = load_file(source / "model.safetensors")[recipe_of(name).embeddings["token"]].float()
+    ours = model.module.get_parameter("token_embedding.weight")
+    assert torch.cdist(ours[:40].detach(), theirs).min() > 0.1  # none of its rows
+    at_hub = recipe_of(name).with_changes(embeddings={"source": ""})
+    assert at_hub.tokenizer["source"].startswith(HUB[name])
+
+
+@pytest.mark.parametrize("name", FOLDERS)
 def test_the_card_says_that_it_is_not_trained(name: str) -> None:
     card = zoo.info(name)
     recipe = recipe_of(name)

@@ -783,6 +783,11 @@ def test_by_any_method_it_learns(kind: str, method: str, tmp_path: Path) -> None
         if "key.bias" in name or ".k.bias" in name or "k_lin.bias" in name:
             continue
         assert torch.equal(parameter, start[name]) == (name not in learning), name
+    if method not in ("full", "gradual-unfreezing"):  # these leave whole models
+        (tmp_path / "adapter").mkdir()
+        write(tmp_path / "adapter", module, method, few, list(learning), base="somewhere")
+        again = zoo.load(tmp_path).load_adapter(tmp_path / "adapter").module
+        torch.testing.assert_close(again(ids, real), module.eval()(ids, real), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", OWN_ATTENTION)

@@ -8,13 +8,29 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_decoders import answers_of, attention_of, logits_of, opened, pairs, word_tokenizer
+from encoder_decoders import (
+    answers_of,
+    attention_of,
+    check_pieces,
+    check_places,
+    logits_of,
+    opened,
+    pairs,
+    word_tokenizer,
+)
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 from torch import Tensor, nn
 
 import zoo
-from zoo.errors import ConfigError, ContextLengthError, InputError, MissingExtraError, WeightsError
+from zoo.errors import (
+    ConfigError,
+    ContextLengthError,
+    FolderError,
+    InputError,
+    MissingExtraError,
+    WeightsError,
+)
 from zoo.nn import SourceCache, record_attention
 from zoo.nn.loss import IGNORED
 from zoo.tasks.pair_file import PairFile
@@ -208,6 +224,47 @@ def test_it_writes_what_transformers_writes(kind: str, tmp_path: Path) -> None:
         assert model(TEXTS, max_new_tokens=10, num_beams=beams) == expected
     greedy = written(theirs, num_beams=1)[0]
     assert "".join(model(TEXTS[0], max_new_tokens=10, stream=True)) == greedy
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("<s>", "<pad>", "a", "</s>"), r"\[3\]"),  # another order: the end is another token
+        (("a", "b", "c", "d"), "no token"),  # texts that nothing ends
+    ],
+)
+def test_a_tokenizer_of_another_model_is_refused(
+    words: tuple[str, ...], found: str, tmp_path: Path
+) -> None:
+    saved(tmp_path, "bart")
+    other = word_tokenizer(words, 0, words[0], words[-1])
+    if "</s>" not in words:
+        other.post_processor = processors.TemplateProcessing("$A", special_tokens=[])
+    other.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(
+        FolderError, match=rf"the end of a text by token {END}, it marks an empty text with {found}"
+    ):
+        zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "pipeline"),
+    [
+        ("summarization", "summarization"),
+        ("translation", "translation"),
+        ("text-classification", "text2text-generation"),  # which it cannot do
+        ("[summarization]", "text2text-generation"),
+    ],
+)
+def test_its_card_says_how_it_is_called(tag: str, pipeline: str, tmp_path: Path) -> None:
+    saved(tmp_path, "bart")
+    (tmp_path / "README.md").write_text(f"---\nlicense: mit\npipeline_tag: {tag}\n---\nA BART.\n")
+    model = zoo.load(tmp_path)
+    assert model.pipeline == model.card.pipeline == pipeline  # type: ignore[union-attr]
+    assert isinstance(model("a b c", max_new_tokens=3), str)
+    if pipeline == "summarization":  # which takes no text apart: its sentences mean little alone
+        with pytest.raises(ContextLengthError, match="16 tokens in one piece"):
+            model("a b. " + " c" * 13)
 
 
 def test_something_must_begin_a_target(tmp_path: Path) -> None:
@@ -522,11 +579,15 @@ def test_our_tunings_are_pefts_on_transformers_own(kind: str, method: str, tmp_p
     torch.testing.assert_close(merged(source, ids, real), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["full", "bitfit", "lora", "ia3"])
+BEFORE = ("prefix-tuning", "prompt-tuning")
+
+
+@pytest.mark.parametrize("method", ["full", "bitfit", "lora", "ia3", *BEFORE])
 def test_by_several_methods_it_learns(method: str, tmp_path: Path) -> None:
     saved(tmp_path, "bart")
     source, real, ids = batch()
-    module = adapt(zoo.load(tmp_path).module, method)
+    few = {"num_virtual_tokens": 3} if method in BEFORE else {}
+    module = adapt(zoo.load(tmp_path).module, method, **few)
     learning = trained(module)
     start = {name: p.detach().clone() for name, p in module.named_parameters()}
     optimizer = torch.optim.Adam(learning.values(), lr=3e-3)
@@ -543,6 +604,22 @@ def test_by_several_methods_it_learns(method: str, tmp_path: Path) -> None:
         # the bias of keys changes no softmax; sinusoids stay as they are
         if "k_proj.bias" not in name and "embed_positions" not in name:
             assert torch.equal(parameter, start[name]) == (name not in learning), name
+
+
+@pytest.mark.parametrize("method", BEFORE)
+@every_kind
+def test_with_something_before_its_texts_it_goes_on_from_a_cache(
+    kind: str, method: str, tmp_path: Path
+) -> None:
+    saved(tmp_path, kind)
+    base = zoo.load(tmp_path).module
+    module = adapt(share(base), method, num_virtual_tokens=3).eval()
+    with torch.no_grad():
+        module.prompt_embeddings.normal_()
+    source, real, ids = batch()
+    assert not torch.allclose(module(source, ids, real), base(source, ids, real), atol=1e-2)
+    check_pieces(module, source, ids, [1, 5, 3])
+    check_places(module, source, (4, V))
 
 
 def test_a_base_is_tuned_on_pairs_as_it_was_trained(

@@ -278,11 +278,11 @@ def test_the_table_of_positions_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make()
     monkeypatch.setattr(file, "FIRST_POSITIONS", 2)
     short = Seq2Seq(whole.config).eval()
-    assert len(short.embedding.table) == 2
+    assert len(short.positions.table) == 2
     short.load_state_dict(whole.state_dict())  # strict: the table is no weight
     source, ids = batch()
     assert torch.equal(logits_of(short, source, ids), logits_of(whole, source, ids))
-    assert len(short.embedding.table) == whole.max_len  # never more, whatever the text
+    assert len(short.positions.table) == whole.max_len  # never more, whatever the text
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])

@@ -1,6 +1,7 @@
 """The recipes that adapt Flan-T5, on a tiny random checkpoint of the same format."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tokenizers import (
     processors,
 )
 from toy_tasks import Numerals
+from zoo_wikitext import task as wikitext
 
 import zoo
 from zoo.hookspecs import Task
@@ -22,7 +24,7 @@ from zoo.training import Recipe
 
 transformers = pytest.importorskip("transformers", reason="needs txzoo[hf]")
 
-NAMES = zoo.list_models(architecture="t5")
+NAMES = zoo.list_models("flan-*", architecture="t5")
 PREFIX = "translate English to German: "
 STEPS = {"steps": 500, "batch_tokens": 256, "learning_rate": 0.01, "warmup_steps": 5}
 
@@ -84,8 +86,50 @@ def numerals(monkeypatch: pytest.MonkeyPatch) -> str:
     return "numerals"
 
 
+@pytest.fixture
+def _articles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A WikiText-2 of words in one order, so that what is hidden can be known."""
+    torch.set_num_threads(1)
+    wiki = tmp_path / "data" / "wikitext-2"
+    wiki.mkdir(parents=True)
+    order = "red green blue one two three sea sky".split()
+    lines = [" ".join((order * 3)[n % 8 : n % 8 + 9 + n % 5]) for n in range(80)]
+    for split in ("train", "valid", "test"):
+        (wiki / f"{split}.txt").write_text(" = Title = \n \n" + "\n".join([*lines, ""]))
+    monkeypatch.setenv("TXZOO_DATA", str(tmp_path / "data"))
+    wikitext.read.cache_clear()
+    yield
+    wikitext.read.cache_clear()
+
+
+@pytest.mark.usefixtures("_articles")
+def test_a_t5_learns_to_fill_in_by_its_recipe(tmp_path: Path) -> None:
+    assert wikitext.WikiText2Spans().texts("test")[0] == "= Title ="
+    recipe = Recipe.read(zoo.info("t5-spans").folder / "recipe.toml")
+    sizes = {"max_seq_len": 16, "d_model": 32, "d_head": 8, "d_ff": 48}
+    layers = {"n_layers": 1, "n_encoder_layers": 1}
+    model = zoo.train(
+        recipe,
+        out=tmp_path / "out",
+        config={**recipe.config, **sizes, **layers},
+        tokenizer={"kind": "word"},
+        steps=150,
+        batch_tokens=256,
+        warmup_steps=5,
+        evaluate_every=0,
+    )
+    assert model.card is not None and model.pipeline == "text2text-generation"
+    (score,) = model.card.scores
+    # 11 words, as many sentinels as a text needs, and the end: by chance about 13
+    assert (score.key, score.dataset) == ("perplexity_per_token", "wikitext-2-spans")
+    assert score.value < 3
+    # of so many words two are hidden, side by side
+    assert model("red green <extra_id_0> two three sea sky red green") == "blue one"
+
+
 def test_they_are_there() -> None:
-    assert NAMES == ["flan-t5-en-de", "flan-t5-en-de-lora", "flan-t5-multi30k-en-de"]
+    data = ("en-de", "en-de-lora", "multi30k-en-de", "tatoeba-en-de")
+    assert [f"flan-t5-{name}" for name in data] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

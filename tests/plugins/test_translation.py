@@ -1,6 +1,8 @@
 """Translation: batches, the smoothed loss, the scores against sacrebleu, and the two data sets."""
 
 import gzip
+import hashlib
+import json
 import math
 import os
 import random
@@ -21,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from zoo_translation import task as data
 
+import zoo
 from zoo.errors import DataNotFoundError, InputError, MissingExtraError, TrainingError
 from zoo.model import Model
 from zoo.registry import resolve
@@ -359,10 +362,14 @@ def test_the_error_is_that_of_resampling() -> None:
             for draw in draws
         ]
         assert found[f"{name}_stderr"] == pytest.approx(np.std(others), rel=0.2)
+        others.sort()  # the fourth of 150 from either end is where 2.5% lie outside
+        ends = [found[f"{name}_low"], found[f"{name}_high"]]
+        assert ends == pytest.approx([others[3], others[-4]], abs=np.std(others) / 2)
     rare = translation_scores([references[0], *[""] * 39], [[text] for text in references])
     assert 0 < rare["bleu_stderr"] < 5  # the one that scores is in two of three draws
     one = translation_scores(hypotheses[:1], [references[:1]])
-    assert math.isnan(one["bleu_stderr"]) and one["bleu"] > 0
+    assert all(math.isnan(one[f"bleu_{end}"]) for end in ("stderr", "low", "high"))
+    assert one["bleu"] > 0
 
 
 def test_perfect_and_silent_translators(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
@@ -376,9 +383,9 @@ def test_perfect_and_silent_translators(monkeypatch: pytest.MonkeyPatch, model: 
     translate_as(monkeypatch, dict.fromkeys(sources, ""))
     worst = task.evaluate(model, "test", limit=10)
     assert [worst[name] for name in ("bleu", "bleu_lowercased", "chrf")] == [0, 0, 0]
-    assert set(worst) == {
-        key for name in zoo_translation.METRICS for key in (name, f"{name}_stderr")
-    }
+    keys = {key for name in zoo_translation.METRICS for key in (name, f"{name}_stderr")}
+    ends = {f"{name}_{end}" for name in task.signatures("test") for end in ("low", "high")}
+    assert set(worst) == keys | ends
 
 
 def test_scores_by_length(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
@@ -435,7 +442,7 @@ def _no_memory() -> Iterator[None]:
 def test_the_entries_name_their_tasks() -> None:
     entries = {entry.name: entry for entry in zoo_translation.txzoo_tasks()}
     assert set(entries) == {
-        "multi30k-en-de", "multi30k-de-en", "tatoeba-en-de", "en-de", "de-en",
+        "multi30k-en-de", "multi30k-de-en", "tatoeba-en-de", "tatoeba-de-en", "en-de", "de-en",
     }  # fmt: skip
     for name, entry in entries.items():
         kind = resolve(entry.target)
@@ -443,6 +450,19 @@ def test_the_entries_name_their_tasks() -> None:
         assert set(kind.parts) == set(kind.splits) > set(kind.test_splits)
         assert (entry.pipeline, entry.license) == ("translation", "other")
         assert (kind.source, kind.target) == ((1, 0) if name.endswith("de-en") else (0, 1))
+
+
+def test_the_other_direction_is_one_line_of_the_recipe() -> None:
+    one, other = (
+        [
+            line
+            for line in (zoo.info(name).folder / "recipe.toml").read_text().splitlines()
+            if not line.startswith("# expect")  # what a training writes into it
+        ]
+        for name in ("seq2seq-en-de", "seq2seq-de-en")
+    )
+    differ = [pair for pair in zip(one, other, strict=True) if len(set(pair)) == 2]
+    assert differ == [('task = "en-de"', 'task = "de-en"')]
 
 
 def test_no_sentence_is_in_two_splits() -> None:
@@ -499,6 +519,7 @@ def test_both_data_sets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(both.pairs("train")[0]) == 3 * 2 + 5 * 3  # captions three times
     assert both.pairs("test_2016") == captions and both.pairs("tatoeba_test") == (sources, targets)
     assert both.references("tatoeba_test") == everyday.references("test")
+    assert data.TatoebaDeEn().pairs("train") == everyday.pairs("train")[::-1]
     reverse = data.DeEn()
     assert len(reverse.pairs("tatoeba_test")[0]) == 4
     assert set(reverse.pairs("tatoeba_test")[1]) == set(sources)
@@ -517,6 +538,8 @@ def test_captions_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "from_hub", from_hub)
     assert data.Multi30kEnDe().pairs("validation") == (["A dog."], ["Ein Hund."])
     assert asked == [("bentrevett/multi30k", "validation")]
+    with pytest.raises(DataNotFoundError, match=r"\(test\) on the Hub is not what it was: its 1 p"):
+        data.Multi30kEnDe().pairs("test")
     with pytest.raises(DataNotFoundError, match=r"manythings.*set TXZOO_DATA .*deu-eng\.zip"):
         data.TatoebaEnDe().pairs("train")
 
@@ -526,6 +549,8 @@ def test_the_data_sets_have_their_sizes() -> None:
     captions = data.Multi30kEnDe()
     sizes = {split: len(captions.pairs(split)[0]) for split in captions.splits}
     assert sizes == {"train": 29_000, "validation": 1_014, "test": 1_000}
+    for split, digest in data.MULTI30K_SHA256.items():
+        assert hashlib.sha256(json.dumps(data.multi30k(split)).encode()).hexdigest() == digest
     everyday = data.TatoebaEnDe()
     for split in ("validation", "test"):
         references = everyday.references(split)

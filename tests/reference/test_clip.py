@@ -1,7 +1,9 @@
 """CLIP against open_clip itself: a checkpoint of its own format, its loss, its preprocessing."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,7 @@ SIZES: dict[str, Any] = {
         "layers": 2,
     },
 }
+MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]  # openai's
 TEXTS = (
     "a photo of a cat",
     "It's  A DOG!! 12 of them",
@@ -70,6 +73,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     tensors = open_clip.create_model(NAME).state_dict()
     save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "weights.safetensors")
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": SIZES, "preprocess_cfg": {"mean": MEAN, "std": STD}})
+    )
     return folder / "weights.safetensors"
 
 
@@ -141,10 +147,35 @@ def test_the_loss_is_open_clips(rows: int) -> None:
     torch.testing.assert_close(symmetric_loss(scale * pictures @ texts.T), wanted)
 
 
+def test_a_sigmoids_scores_are_each_labels_own(
+    checkpoint: Path, picture: Image.Image, tmp_path: Path
+) -> None:
+    """SigLIP's, as its authors' example computes them: nothing competes, one label is enough."""
+    name = "txzoo-tiny-sigmoid"
+    sizes = {**SIZES, "init_logit_bias": -1.0, "init_logit_scale": 2.0, "custom_text": True}
+    (tmp_path / f"{name}.json").write_text(json.dumps(sizes))
+    open_clip.add_model_config(tmp_path / f"{name}.json")
+    torch.manual_seed(2)
+    theirs = open_clip.create_model(name).eval()
+    weights = tmp_path / "weights.safetensors"
+    save_file({n: t.contiguous() for n, t in theirs.state_dict().items()}, weights)
+    shutil.copy(checkpoint.with_name("open_clip_config.json"), tmp_path)
+    pinning.pin(name, str(weights), out=tmp_path / "out")
+    model, tokens = zoo.load(tmp_path / "out"), open_clip.get_tokenizer(name)(["cat", "dog"])
+    with torch.no_grad():
+        seen = theirs.encode_image(model.module.read_pictures([picture]), normalize=True)
+        told = theirs.encode_text(tokens, normalize=True)
+        logits = seen @ told.T * theirs.logit_scale.exp() + theirs.logit_bias
+    wanted = dict(zip(["cat", "dog"], torch.sigmoid(logits)[0].tolist(), strict=True))
+    answers = model(picture, labels=["cat", "dog"], templates=["{}"])
+    assert {one["label"]: one["score"] for one in answers} == pytest.approx(wanted, rel=1e-4)
+    for others in (["dog"], []):  # one label alone, without a warning
+        (one,) = model(picture, labels=["cat"], negative_labels=others, templates=["{}"])
+        assert one["score"] == pytest.approx(wanted["cat"], rel=1e-4)
+
+
 def test_other_preprocessing_does_not_pass(pinned: Path, tmp_path: Path) -> None:
     """open_clip#1068: offline it took another model's."""
-    import shutil
-
     for name, old, new in (
         ("config.json", '"resize": "shortest"', '"resize": "squash"'),
         ("tokenizer.json", "<start_of_text>", "<begin_of_text>"),
@@ -156,6 +187,80 @@ def test_other_preprocessing_does_not_pass(pinned: Path, tmp_path: Path) -> None
         (folder / name).write_text(text.replace(old, new))
         with pytest.raises(HashMismatchError, match=name):
             zoo.load(folder)
+
+
+def copied(checkpoint: Path, folder: Path, said: object = None) -> str:
+    """The same weights, with another configuration beside them, or none."""
+    folder.mkdir()
+    path = shutil.copy(checkpoint, folder)
+    if said is not None:
+        (folder / "open_clip_config.json").write_text(json.dumps(said))
+    return str(path)
+
+
+def test_a_file_is_read_as_what_lies_beside_it_says(
+    checkpoint: Path, picture: Image.Image, tmp_path: Path
+) -> None:
+    """SigLIP's preprocessing, which is not what `open_clip` takes unless it is told."""
+    told = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
+    weights = copied(checkpoint, tmp_path / "a", {"model_cfg": SIZES, "preprocess_cfg": told})
+    pinning.pin(NAME, weights, out=tmp_path / "out")
+    theirs = open_clip.image_transform(
+        24, is_train=False, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash"
+    )
+    ours = zoo.load(tmp_path / "out").module.read_pictures([picture])[0]
+    assert torch.equal(ours, theirs(picture))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (None, "nothing says which preprocessing weights.safetensors was trained with"),
+        ([], "cannot be read"),
+        ({"model_cfg": SIZES}, "says no mean and std"),
+        (
+            {
+                "model_cfg": {**SIZES, "vision_cfg": {"image_size": 32}},
+                "preprocess_cfg": {"mean": MEAN, "std": STD},
+            },
+            "is of another model than txzoo-tiny: image_size=32, not 24",
+        ),
+    ],
+)
+def test_a_file_that_nothing_tells_of(
+    checkpoint: Path, tmp_path: Path, said: object, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        pinning.pin(NAME, copied(checkpoint, tmp_path / "a", said), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_activation_is_that_of_the_weights(
+    checkpoint: Path, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tag may say another than the model's name, as `openai` of `ViT-B-32` does."""
+    theirs = open_clip.create_model(NAME, pretrained=str(checkpoint), force_quick_gelu=True).eval()
+    monkeypatch.setitem(
+        open_clip.pretrained._PRETRAINED,
+        NAME,
+        {"quick": open_clip.pretrained._pcfg(hf_hub="own/er/", quick_gelu=True)},
+    )
+    file = SimpleNamespace(rfilename="open_clip_model.safetensors")
+    hub = SimpleNamespace(siblings=[file], sha="0" * 40, card_data=None)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: hub)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: str(checkpoint))
+    pinning.pin(NAME, "quick", out=tmp_path / "by tag")
+    said = {"model_cfg": {**SIZES, "quick_gelu": True}}
+    said["preprocess_cfg"] = {"mean": MEAN, "std": STD}
+    pinning.pin(NAME, copied(checkpoint, tmp_path / "a", said), out=tmp_path / "by file")
+    for folder in ("by tag", "by file"):
+        model = zoo.load(tmp_path / folder)
+        pixels = model.module.read_pictures([picture])
+        with torch.no_grad():
+            seen = theirs.encode_image(pixels, normalize=True)
+            told = theirs.encode_text(open_clip.get_tokenizer(NAME)(["a cat"]), normalize=True)
+        torch.testing.assert_close(model.called.embed_pictures([picture]), seen)
+        torch.testing.assert_close(model.called.embed_texts(["a cat"]), told)
 
 
 def test_what_it_looks_at_is_open_clips_own_attention(pinned: Path, picture: Image.Image) -> None:
@@ -209,6 +314,10 @@ def test_what_was_brought_has_a_name(
 ) -> None:
     monkeypatch.setenv("TXZOO_HOME", str(tmp_path))
     try:
+        registry.reset()
+        for verb in (["run", "clip-zero-shot", "a"], ["prompts", "clip-zero-shot", "--data", "a"]):
+            assert main(verb) != 0
+            assert "not on this machine yet: `txzoo pin-clip` brings it" in capsys.readouterr().err
         assert main(["pin-clip", NAME, str(checkpoint)]) == 0
         assert "zoo.load('clip-zero-shot') opens it" in capsys.readouterr().out
         registry.reset()
@@ -268,6 +377,7 @@ def test_what_cannot_be_pinned(
     tensors = load_file(checkpoint)
     del tensors["ln_final.weight"]
     save_file(tensors, tmp_path / "half.safetensors")
+    shutil.copy(checkpoint.with_name("open_clip_config.json"), tmp_path)
     with pytest.raises(ConfigError, match="ln_final.weight"):
         pinning.pin(NAME, str(tmp_path / "half.safetensors"), out=out)
     (tmp_path / "bad.safetensors").write_bytes(checkpoint.read_bytes()[:-5])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from zoo_encoder.model import Encoder, EncoderConfig
 
 import zoo
@@ -76,6 +77,29 @@ def test_bert_loads_and_computes_the_same(kind: str, tmp_path: Path) -> None:
     assert ours.config.labels == (
         tuple(theirs.config.id2label.values()) if "Classification" in kind else ()
     )
+
+
+@pytest.mark.parametrize("kind", ["BertForMaskedLM", "BertForTokenClassification"])
+def test_what_pre_training_left_in_a_file_is_passed_over(kind: str, tmp_path: Path) -> None:
+    """As in the first BERTs: a pooling layer, the next sentence, norms by their old names."""
+    config = transformers.BertConfig(**SIZES, **KINDS[kind])
+    theirs = wide(getattr(transformers, kind)(config))
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    old = {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): tensor
+        for name, tensor in load_file(path).items()
+    }
+    assert any(name.endswith("LayerNorm.gamma") for name in old)
+    more = {"bert.pooler.dense": (15, 15), "cls.seq_relationship": (2, 15)}
+    for name, shape in more.items():
+        old |= {f"{name}.weight": torch.randn(shape), f"{name}.bias": torch.randn(shape[0])}
+    save_file(old, path)
+    found, real = ours_of(zoo.load(str(tmp_path)).module), batch()[1]
+    torch.testing.assert_close(found[real], theirs_of(theirs, kind)[real], **CLOSE)
+    save_file(old | {"bert.extra": torch.ones(1)}, path)
+    with pytest.raises(WeightsError, match=r"left over \['extra'\]"):
+        zoo.load(str(tmp_path))
 
 
 def test_how_an_encoder_begins() -> None:

@@ -1,5 +1,6 @@
 """The Vision Transformer against transformers, both ways; its positions and pixels too."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from zoo.errors import ConfigError, InputError, WeightsError
 from zoo.export import export
 from zoo.images import pixels_of
 from zoo.model import Model
+from zoo.tuning.heads import refit
 
 transformers = pytest.importorskip("transformers", reason="needs txzoo[hf]")
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
@@ -84,6 +86,33 @@ def test_positions_are_interpolated_as_theirs(size: tuple[int, int], tmp_path: P
     torch.testing.assert_close(ours(pixels(*size)), found, **CLOSE)
 
 
+@pytest.mark.parametrize("size", [12, 28, 80])
+def test_adapted_to_another_size_it_keeps_its_places(size: int, tmp_path: Path) -> None:
+    theirs = theirs_of()
+    theirs.save_pretrained(tmp_path)
+    module, fresh = refit(zoo.load(str(tmp_path)).module, {"image_size": size})
+    assert fresh == [] and module.config.image_size == size
+    with torch.no_grad():
+        found = theirs(pixels(size, size), interpolate_pos_encoding=True).logits
+        torch.testing.assert_close(module(pixels(size, size)), found, **CLOSE)
+    assert module.positions.weight.shape == ((size // 4) ** 2 + 1, 15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image_size": 84}, "image_size=84: the trained model has 20, it cannot grow beyond 80"),
+        ({"image_size": 80, "patch_size": 1}, "6401 positions: the trained model can have 416"),
+        ({"n_layers": 4}, "n_layers=4: the trained model has 3, it cannot grow"),
+        ({"pooling": "mean"}, "asks for other weights than the trained model has: positions"),
+    ],
+)
+def test_what_it_cannot_be_adapted_to(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    theirs_of().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        refit(zoo.load(str(tmp_path)).module, changes)
+
+
 @torch.no_grad()
 def test_ours_opens_there_with_its_pixels(tmp_path: Path) -> None:
     config = ViTConfig(
@@ -105,17 +134,70 @@ def test_ours_opens_there_with_its_pixels(tmp_path: Path) -> None:
     again = zoo.load(str(tmp_path / "out"))
     assert again.config == config
 
-    # a photograph of other sides than the model's, through their processor and through ours
-    generator = np.random.default_rng(1)
-    photograph = Image.fromarray(generator.integers(0, 256, (47, 33, 3), dtype=np.uint8))
+    # through their processor and through ours
     for backend in ("pil", "torchvision"):
         processor = transformers.AutoImageProcessor.from_pretrained(
             tmp_path / "out", backend=backend
         )
-        wanted = processor(photograph, return_tensors="pt")["pixel_values"]
+        wanted = processor(photograph(), return_tensors="pt")["pixel_values"]
         # torchvision's own resizing rounds otherwise than Pillow's: by one of 255 levels
         level = 1.01 / 255 / 0.2 if backend == "torchvision" else 1e-5
-        torch.testing.assert_close(pixels_of([photograph], config), wanted, rtol=0, atol=level)
+        torch.testing.assert_close(pixels_of([photograph()], config), wanted, rtol=0, atol=level)
+
+
+def photograph() -> Image.Image:
+    """Of other sides than the model's."""
+    generator = np.random.default_rng(1)
+    return Image.fromarray(generator.integers(0, 256, (47, 33, 3), dtype=np.uint8))
+
+
+def with_processor(folder: Path, **settings: Any) -> Any:
+    """A checkpoint beside its processor, which is given back."""
+    theirs_of().save_pretrained(folder)
+    kind = transformers.models.vit.ViTImageProcessorPil
+    processor = kind(**{"size": {"height": 20, "width": 20}, **settings})
+    processor.save_pretrained(folder)
+    return processor
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_normalize": False}, {"image_mean": [0.1, 0.2, 0.3]}])
+def test_pixels_are_those_of_the_checkpoints_processor(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    processor = with_processor(tmp_path, **settings)
+    wanted = processor(photograph(), return_tensors="pt")["pixel_values"]
+    ours = zoo.load(str(tmp_path)).config
+    torch.testing.assert_close(pixels_of([photograph()], ours), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"resample": 3}, "resample=3"),
+        ({"do_center_crop": True, "crop_size": {"height": 20, "width": 20}}, "do_center_crop=True"),
+        ({"size": {"shortest_edge": 20}}, "shortest_edge"),
+        ({"size": {"height": 24, "width": 24}}, "'height': 24"),
+        ({"do_resize": False}, "do_resize=False"),
+        ({"do_rescale": False}, "do_rescale=False"),
+        ({"rescale_factor": 1 / 127.5}, "rescale_factor=0.0078"),
+    ],
+)
+def test_pictures_that_it_would_read_otherwise(
+    settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with_processor(tmp_path, **settings)
+    with pytest.raises(ConfigError, match=f"{words}.*brought to 20 x 20, bilinearly"):
+        zoo.load(str(tmp_path))
+
+
+def test_processors_of_other_models_are_not_read(tmp_path: Path) -> None:
+    theirs_of().save_pretrained(tmp_path)
+    told = {"feature_extractor_type": "DeiTFeatureExtractor", "size": 20}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="DeiTFeatureExtractor"):
+        zoo.load(str(tmp_path))
+    (tmp_path / "preprocessor_config.json").write_text('{"size": 20, "resample": 2}')
+    assert zoo.load(str(tmp_path)).config.image_size == 20  # as older ones are written
 
 
 def test_checkpoints_that_it_does_not_read(tmp_path: Path) -> None:

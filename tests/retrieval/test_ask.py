@@ -26,7 +26,7 @@ def test_passages_come_first_then_the_answer_and_where_it_is_from(
     assert lines[0] == "[1] trains.html:2-12"
     assert "leaves at ten" in lines[1]
     assert lines[2].startswith("[2] ")
-    assert lines[-1].startswith("Written by alibi-lm, 1.8M parameters, from [1] trains.html")
+    assert lines[-1].startswith("Written by instruct-lm, 4.3M parameters, from [1] trains.html")
     assert "6 passages of 4 documents, 0 of them new; left out: 8: " in err
     assert "latin.txt (not UTF-8 at byte 2), loop (a link) and 3 more" in err
 

@@ -184,7 +184,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_answer_is_written_from_the_passages_and_cites_them(library: Library) -> None:
-    found = library.ask("When does the night train leave?", k=2)
+    found = library.ask("When does the night train leave?", k=2, model="alibi-lm")
     assert found.citations == [
         f"[{number}] {one.place}" for number, one in enumerate(found.passages, 1)
     ]

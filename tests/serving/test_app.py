@@ -13,7 +13,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,12 @@ KEY = "not-a-secret"
 
 
 @contextmanager
-def running(limits: Limits | None = None, key: str | None = None) -> Iterator[str]:
+def running(
+    limits: Limits | None = None, key: str | None = None, engine: str | None = None
+) -> Iterator[str]:
     """A server in a thread of its own: its address."""
     torch.set_num_threads(1)
-    made = server(NAMES, limits=limits, key=key)
+    made = server(NAMES, limits=limits, key=key, engine=engine)
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -199,6 +202,13 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("completions", {**GREEDY, "prompt": "a", "temperature": -1}, 400, "temperature must be 0"),
     ("completions", {**GREEDY, "prompt": "a", "n": 99}, 400, "must be from 1 to 16, got n=99"),
     ("completions", {**GREEDY, "prompt": "a", "logprobs": 5}, 400, "logprobs is not supported"),
+    *(
+        ("completions", {**GREEDY, "prompt": "a", key: value}, 400, f"{key} is not supported")
+        for key, value in (
+            *(("echo", True), ("logprobs", 1), ("logprobs", True), ("best_of", 2), ("cats", 0)),
+            *(("presence_penalty", 1), ("frequency_penalty", 1.0), ("top_logprobs", 1)),
+        )
+    ),
     ("completions", {**GREEDY, "prompt": "word " * 9000}, 400, "which is the most that this"),
     ("completions", {**GREEDY, "model": "learned-lm", "prompt": "a " * 400}, 400, "256 positions"),
     ("completions", {**GREEDY, "model": "emotion-encoder", "prompt": "a"}, 400, "writes no text"),
@@ -218,6 +228,29 @@ def test_what_makes_no_sense_is_said(
     got, error = post(f"{url}/v1/{path}", json.dumps(values).encode())
     assert got == status
     assert message in error["message"] and "\n" not in error["message"]
+
+
+def test_what_asks_for_nothing_is_answered(url: str) -> None:
+    neutral = {"echo": False, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}}
+    neutral |= {"logprobs": None, "best_of": 1, "suffix": ""}
+    body = json.dumps({**GREEDY, "prompt": "a", "max_tokens": 1, **neutral}).encode()
+    status, answer = post(f"{url}/v1/completions", body)
+    assert status == 200, answer
+
+
+def test_a_stream_takes_until_its_last_piece(client: OpenAI, url: str) -> None:
+    def seconds() -> float:
+        name = 'txzoo_request_seconds_sum{route="/v1/completions"}'
+        return next(float(r.split()[-1]) for r in told(url).splitlines() if r.startswith(name))
+
+    client.completions.create(prompt="A", **GREEDY)
+    before, began = seconds(), time.monotonic()
+    first = 0.0
+    for _ in client.completions.create(prompt="A", stream=True, **{**GREEDY, "max_tokens": 300}):
+        first = first or time.monotonic() - began
+    whole = time.monotonic() - began
+    until(lambda: seconds() > before)
+    assert 0.5 * whole < seconds() - before < 1.5 * whole and first < 0.5 * whole
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000])
@@ -310,6 +343,63 @@ def test_slow_headers_and_too_many_connections() -> None:
             assert answer.status == 200
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of open files")
+def test_more_connections_than_files_may_be_open() -> None:
+    """They are refused, and the server goes on; it would have no file left for anybody."""
+    command = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); "
+    command += "from zoo.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, "serve", "alibi-lm", "--port", "0"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    slow: list[socket.socket] = []
+    try:
+        address = process.stderr.readline().decode().split()[0]
+        host, port = address.removeprefix("http://").removesuffix("/v1").split(":")
+        for _ in range(600):
+            slow.append(socket.create_connection((host, int(port)), timeout=60))
+            with suppress(OSError):  # refused already
+                slow[-1].sendall(b"GET /health HTTP/1.1\r\nHost:")
+        began = time.monotonic()
+        until(lambda: answers(f"http://{host}:{port}/health"))
+        assert time.monotonic() - began < 30
+    finally:
+        for raw in slow:
+            raw.close()
+        process.terminate()
+        rest = process.communicate(timeout=60)[1]
+    assert b"Too many open files" not in rest and len(rest) < 100_000
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_an_engine_answers_the_same(
+    model: zoo.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs txzoo[onnx]")
+    pytest.importorskip("onnxscript", reason="needs txzoo[onnx]")
+    monkeypatch.setenv("TXZOO_HOME", str(tmp_path))
+    prompts = ["The river", "In 1914 , the British army was", "A", "The " * 30]
+    with running(engine="onnx") as url:
+        with OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:
+
+            def ask(prompt: str) -> str:
+                return client.completions.create(prompt=prompt, **GREEDY).choices[0].text
+
+            with ThreadPoolExecutor(4) as pool:
+                found = list(pool.map(ask, prompts))
+    assert found == [model(text, max_new_tokens=12, return_full_text=False) for text in prompts]
+    assert list(tmp_path.rglob("model.onnx"))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
 def test_a_stop_ends_what_has_begun(model: zoo.Model) -> None:
     command = "import sys; from zoo.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -345,7 +435,12 @@ def test_a_stop_ends_what_has_begun(model: zoo.Model) -> None:
         (["alibi-lm", "--port", "70000"], "70000 is not in the range"),
         (["--rows", "0"], "--rows must be above 0, got 0"),
         (["--seconds", "-1"], "--seconds must be above 0, got -1"),
+        (["--body", "0"], "--body must be above 0, got 0"),
+        (["--connections", "-5"], "--connections must be above 0, got -5"),
         (["no-such-model"], "no-such-model"),
+        (["--engine", "onx"], "Unknown engine 'onx'"),
+        (["--engine", "llama.cpp"], "llama-server"),
+        (["emotion-encoder", "--engine", "onnx"], "served by onnx are text-generation"),
         (["vit-cifar10"], "vit-cifar10 has the pipeline image-classification; served are"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import zoo
 from zoo.errors import ContextLengthError, InputError
@@ -89,6 +90,73 @@ def test_greedy_texts_are_those_of_each_alone(engine: Engine, model: zoo.Model) 
     assert engine.tokens == sum(lengths)
     assert engine.steps < engine.tokens / 1.5  # not one after the other
     assert not engine.running and not engine.slots.before
+
+
+@pytest.mark.parametrize("model", ["alibi-lm", "rope-lm"], indirect=True)
+def test_prompts_are_read_in_pieces_between_the_steps_of_others(
+    engine: Engine, model: zoo.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.serving.batching.PIECE", 30)
+    seen: list[tuple[int, ...]] = []
+    forward = model.module.forward
+
+    def counted(ids: Tensor, cache: Any = None, **more: Any) -> Tensor:
+        seen.append((*ids.shape, cache.length))
+        return forward(ids, cache, **more)
+
+    monkeypatch.setattr(model.module, "forward", counted)
+    prompts = ["A", "The cat sat on the mat . " * 20, "In 1900 , " * 10]
+    first = ask(engine, prompts[0], max_new_tokens=200)[1]
+    begun = first.pieces.get(timeout=60)[0]
+    with engine._news:  # the next two are asked for at once
+        rest = [ask(engine, prompt, max_new_tokens=5)[1] for prompt in prompts[1:]]
+    found = [begun + first.text()[0], *(somebody.text()[0] for somebody in rest)]
+    monkeypatch.undo()
+    lengths = [200, 5, 5]
+    assert found == [
+        model(prompt, max_new_tokens=length, return_full_text=False)
+        for prompt, length in zip(prompts, lengths, strict=True)
+    ]
+    reads = [place for place, (rows, columns, _) in enumerate(seen) if rows == 2 and columns > 1]
+    longest = len(tokenizer_of(model).encode(prompts[1]).ids)
+    assert len(reads) >= longest // 15 > 5  # two rows of 15 tokens each
+    assert all(rows * columns <= 30 for rows, columns, _ in seen[1:])
+    assert all(seen[place + 1][:2] == (1, 1) for place in reads[:-1])  # the first one's next token
+
+
+@pytest.mark.parametrize("model", ["rope-lm"], indirect=True)
+def test_a_prompt_that_nobody_waits_for_is_not_read_to_its_end(
+    engine: Engine, model: zoo.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.serving.batching.PIECE", 1)
+    seen: list[int] = []
+    forward = model.module.forward
+
+    def slow(ids: Tensor, cache: Any = None, **more: Any) -> Tensor:
+        seen.append(cache.length)
+        time.sleep(0.01)
+        return forward(ids, cache, **more)
+
+    monkeypatch.setattr(model.module, "forward", slow)
+    gone, _ = ask(engine, "The cat sat on the mat . " * 20, max_new_tokens=5)
+    while len(seen) < 3:
+        time.sleep(0.01)
+    engine.cancel(gone)
+    text, ended = ask(engine, "A", max_new_tokens=5)[1].text()
+    assert ended == "length" and max(seen) < 100
+    assert text == model("A", max_new_tokens=5, return_full_text=False)
+
+
+@pytest.mark.parametrize("model", ["rope-lm"], indirect=True)
+def test_memory_of_long_texts_is_given_back(engine: Engine, model: zoo.Model) -> None:
+    begun = engine.slots.store.nbytes
+    sizes: list[int] = []
+    _, somebody = ask(engine, "The cat sat on the mat . " * 20, max_new_tokens=5)
+    while (piece := somebody.pieces.get(timeout=60))[1] is None:
+        sizes.append(engine.slots.store.nbytes)
+    assert piece[1] == "length" and max(sizes) > begun
+    ask(engine, "A", max_new_tokens=2)[1].text()
+    assert engine.slots.store.nbytes == begun
 
 
 @pytest.mark.parametrize("model", ["alibi-lm"], indirect=True)
