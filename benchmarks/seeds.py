@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import zoo
+from zoo.numbers import with_error
 from zoo.registry import registry, resolve
 from zoo.training.loop import find_recipe
 from zoo.training.report import hardware
@@ -33,11 +34,11 @@ def main() -> None:
                 model = zoo.train(recipe, out=Path(folder, recipe.name), seed=seed)
                 for split in splits:
                     table[split].append(zoo.evaluate(model, split=split)[metric])
-            line = "  ".join(f"{split} {values[-1]:.1f}" for split, values in table.items())
+            line = "  ".join(f"{split} {values[-1]:.4g}" for split, values in table.items())
             print(f"{recipe.name} seed {seed}: {metric}  {line}", flush=True)
         for split, values in table.items():
-            mean, spread = statistics.mean(values), statistics.stdev(values)
-            print(f"{recipe.name} {split}: {mean:.1f} +- {spread:.1f} over {len(values)} seeds")
+            found = with_error(statistics.mean(values), statistics.stdev(values))
+            print(f"{recipe.name} {split}: {found} over {len(values)} seeds")
     print(hardware(model.device))
 
 

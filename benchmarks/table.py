@@ -51,13 +51,15 @@ SHAPES = {
     },
 }
 NEW = {"tiny": 200, "small": 100, "gpt2": 32}  # tokens that a round writes
-POSITIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "learned": ("decoder", {}),
-    "sinusoidal": ("decoder", {"positions": "sinusoidal"}),
-    "ALiBi": ("alibi-decoder", {}),
-    "RoPE": ("rope-decoder", {}),
-    "relative": ("relative-decoder", {}),
+# architecture, sizes of its own, and how wide its layers are if not as those of the others
+POSITIONS: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
+    "learned": ("decoder", {}, {}),
+    "sinusoidal": ("decoder", {"positions": "sinusoidal"}, {"gain": 5.0}),
+    "ALiBi": ("alibi-decoder", {}, {"gain": 5.0}),
+    "RoPE": ("rope-decoder", {}, {}),
+    "relative": ("relative-decoder", {}, {}),
 }
+TWINLESS = "relative"  # the positions that no model of transformers has
 OTHERS = ("litgpt", "x-transformers")  # in Pythons of their own
 PLAIN = ("zoo", *ENGINES, "transformers", *OTHERS)
 ALL = (
@@ -71,6 +73,8 @@ ALL = (
     *OTHERS,
 )
 FAILED = "it ended with an error"
+TWIN = ", transformers"  # behind a peer's name: what its tokens are held against
+LEAST = 3  # rounds, fewer of which say nothing
 STARTED = "alibi-lm"  # the model whose first token a cold process writes
 
 
@@ -121,12 +125,15 @@ def all_rows() -> dict[str, Row]:
             peers = told(PLAIN if shape == "tiny" else ALL)
             rows[f"decode-{shape}-{batch}"] = Row(what, "tokens/s", spec, peers, shape != "gpt2")
     positions = {
-        name: {
-            "peer": "zoo",
+        f"{name}{twin}": {
+            "peer": peer,
             "architecture": architecture,
             "sizes": sizes_of("small", architecture, **more),
+            **width,
         }
-        for name, (architecture, more) in POSITIONS.items()
+        for name, (architecture, more, width) in POSITIONS.items()
+        for peer, twin in (("zoo", ""), ("transformers", TWIN))
+        if not (twin and name == TWINLESS)
     }
     spec = {**rows["decode-small-1"].spec}
     rows["positions"] = Row("decoding, small, batch 1, by positions", "tokens/s", spec, positions)
@@ -186,7 +193,8 @@ class Twins:
 
     def of(self, spec: dict[str, Any], format: str) -> str:
         """The folder of one."""
-        key = json.dumps([spec["architecture"], spec["sizes"]], sort_keys=True), format
+        model = [spec["architecture"], spec["sizes"], spec.get("gain")]
+        key = json.dumps(model, sort_keys=True), format
         if key not in self.made:
             print(f"  ({format} is written)", flush=True)
             target = self.folder / str(len(self.made))
@@ -257,7 +265,7 @@ def numbers(row: Row, spec: dict[str, Any], peer: Peer, peers: dict[str, Peer]) 
     assert peer.facts is not None
     values = [value_of(row, spec, sample["seconds"]) for sample in peer.fed]
     found: dict[str, Any] = {"rounds": len(values), "turns": len(peer.samples)}
-    if values:
+    if len(values) >= LEAST:
         found["value"], found["low"], found["high"] = (rounded(v) for v in spread(values))
         if "first" in peer.fed[0]:
             found["first_ms"] = rounded(spread([1000 * s["first"] for s in peer.fed])[0])
@@ -267,7 +275,8 @@ def numbers(row: Row, spec: dict[str, Any], peer: Peer, peers: dict[str, Peer]) 
             found["peak_bytes"] = peak
         if "loss" in peer.samples[0]:
             found["losses"] = [round(sample["loss"], 5) for sample in peer.samples]
-    twin = peers.get("transformers")
+    label = next(name for name, other in peers.items() if other is peer)
+    twin = peers.get(f"{label}{TWIN}", peers.get("transformers"))
     ids, theirs = peer.facts.get("ids"), twin and twin.facts and twin.facts.get("ids")
     if ids and theirs and twin is not peer:
         pairs = [zip(a, b, strict=True) for a, b in zip(ids, theirs, strict=True)]
@@ -350,7 +359,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"{found['what']} ({found['unit']})"
     for label, facts in found["peers"].items():
         if "value" not in facts:
-            yield f"  {label:24s} starved in all {facts['turns']} turns: measure it again"
+            starved = f"starved in {facts['turns'] - facts['rounds']} of {facts['turns']} turns"
+            yield f"  {label:24s} {starved}: measure it again"
             continue
         parts = [f"  {label:24s}{facts['value']:>10,g}  ({facts['low']:,g} to {facts['high']:,g})"]
         if twin:
@@ -372,10 +382,10 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def is_done(found: dict[str, Any] | None) -> bool:
-    """Whether every peer of a row has a number, and none failed."""
+    """Whether every peer of a row has a number, of rounds enough, and none failed."""
     if found is None or FAILED in found["left_out"].values():
         return False
-    return all("value" in facts for facts in found["peers"].values())
+    return all(facts["rounds"] >= LEAST for facts in found["peers"].values())
 
 
 def main() -> None:
@@ -384,7 +394,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=[], help="names, or how they begin; all")
     parser.add_argument("--peers", nargs="+", default=[], metavar="NAME", help="only these")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help=f"at least {LEAST}")
     parser.add_argument("--quick", action="store_true", help="3 rounds, without the largest")
     parser.add_argument("--again", action="store_true", help="measure what is there already")
     parser.add_argument("--results", type=Path, default=HERE / "results", metavar="FOLDER")
@@ -404,6 +414,8 @@ def main() -> None:
     pythons = dict(pair.partition("=")[::2] for pair in options.peer)
     if strange := [name for name in pythons if name not in OTHERS]:
         parser.error(f"--peer is for {' and '.join(OTHERS)}, not {strange[0]}")
+    if options.rounds < LEAST:
+        parser.error(f"--rounds must be at least {LEAST}, got {options.rounds}")
     path = file_of(options.results)
     results = stamp(read(path), pythons)
     rounds = 3 if options.quick else options.rounds

@@ -19,7 +19,7 @@ HEADLINES = ("accuracy", "macro_f1", "expected_calibration_error")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="+", choices=registry().tasks.names())
-    parser.add_argument("--words", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--words", nargs="+", type=int, default=[None])
     parser.add_argument("--texts", type=int, help="learn from so many texts")
     parser.add_argument("-C", type=float, default=10.0)
     options = parser.parse_args()
@@ -32,7 +32,7 @@ def main() -> None:
                 for name in HEADLINES
             )
             cost = f"{found['features']:,.0f} features, {found['seconds']:.1f} s"
-            print(f"{task}, runs of up to {words}: {scores}; {cost}", flush=True)
+            print(f"{task}, runs of up to {found['words']:.0f}: {scores}; {cost}", flush=True)
 
 
 if __name__ == "__main__":
