@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+LEAST = 3  # rounds, fewer of which say nothing
 NOTHING = "Nothing has been measured on this code yet: the commands below do it.\n"
 
 
@@ -31,7 +32,7 @@ def markdown(results: Mapping[str, Any] | None) -> str:
 
 def table(row: Mapping[str, Any]) -> Iterator[str]:
     """The lines of a row's table."""
-    peers = row["peers"]
+    peers = {name: counted(facts) for name, facts in row["peers"].items()}
     twin = peers.get("transformers", {}).get("value")
     columns: list[tuple[str, Any]] = [
         (row["unit"], lambda facts: number(facts.get("value"))),
@@ -55,6 +56,14 @@ def table(row: Mapping[str, Any]) -> Iterator[str]:
         yield line([name, *(cell(facts) for _, cell in columns)])
 
 
+def counted(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What came of a peer, without the numbers of too few rounds."""
+    if facts["rounds"] >= LEAST:
+        return facts
+    of_rounds = ("value", "low", "high", "first_ms")
+    return {key: value for key, value in facts.items() if key not in of_rounds}
+
+
 def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -65,7 +74,7 @@ def number(value: float | None) -> str:
 
 def quartiles(facts: Mapping[str, Any]) -> str:
     if "low" not in facts:
-        return f"starved in all {facts['turns']} turns"
+        return f"starved in {facts['turns'] - facts['rounds']} of {facts['turns']} turns"
     return f"{number(facts['low'])} to {number(facts['high'])}, {facts['rounds']} rounds"
 
 

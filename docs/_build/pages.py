@@ -13,7 +13,8 @@ from zoo_gallery.snippets import python_snippet, shell_snippet, slug
 
 import zoo
 from zoo import Card
-from zoo.attention import token_labels
+from zoo.attention import alignment, token_labels
+from zoo.card import Score
 from zoo.charts import (
     heatmap,
     lengths,
@@ -29,7 +30,7 @@ from zoo.cli import VERBS, cli, commands
 from zoo.evaluation.compare import compare
 from zoo.evaluation.study import find_study, studies
 from zoo.hookspecs import HOOKS_VERSION, Hooks
-from zoo.numbers import lower_is_better, short_bytes, short_count, with_error
+from zoo.numbers import in_words, lower_is_better, short_bytes, short_count, with_error
 from zoo.registry import registry, resolve
 from zoo.testing import CHECKS, KIT_VERSION, check_plugin
 
@@ -100,7 +101,7 @@ def models_table(page: str, draw: Draw) -> str:
 
 
 def model_page(card: Card, draw: Draw) -> str:
-    """A model's page: facts, scores, use, the training curve, attention, the card's prose."""
+    """A model's page: facts, scores, use, attention, the training curve, the card's prose."""
     parts = [
         f"# {plain(card.name)}\n\n{plain(card.summary)}.\n",
         model_facts(card),
@@ -109,8 +110,10 @@ def model_page(card: Card, draw: Draw) -> str:
         f"`txzoo verify {card.name}` computes them again. What they mean, and the error beside "
         "each: [How models are measured](../guides/evaluate.md).\n",
     ]
-    if card.trained and card.hub is None and card.pipeline == "text-generation":
-        parts += use_and_attention(card, draw)
+    if card.trained and card.hub is None and card.pipeline in ("text-generation", "translation"):
+        shown, output = use(card)
+        attention = attention_part if card.pipeline == "text-generation" else alignment_part
+        parts += [*shown, *attention(card, output, draw)]
     parts += training_part(card, draw)
     return "\n".join([*parts, "## The card\n", prose(card)])
 
@@ -141,27 +144,57 @@ def scores_table(card: Card) -> str:
     if not card.scores:
         return "The card has none.\n"
     at = trained_length(card)
-    return table(
-        ("metric", "data", "split", "read at once", "score"),
+    ends = " (95% interval)" * any(score.interval for score in card.scores)
+    title, cells = card.baselines()
+    rows = table(
+        ("metric", "data", "split", "read at once", f"score{ends}", *title),
         (
             (
                 plain(score.key.replace("_", " ")),
                 plain(score.dataset),
                 plain(score.split),
                 f"{score.context or at or ''}",
-                with_error(score.value, score.standard_error),
+                with_error(score.value, score.standard_error) + interval(score),
+                *cell,
             )
-            for score in card.scores
+            for score, cell in zip(card.scores, cells, strict=True)
         ),
     )
+    signatures = (
+        f"- {plain(score.name)}, {plain(score.split)}: `{score.signature.replace('`', '')}`\n"
+        for score in card.scores
+        if score.signature
+    )
+    return "\n".join([rows, "".join(signatures)])
 
 
-def use_and_attention(card: Card, draw: Draw) -> list[str]:
-    """How to call a model, what it then says, and where one of its heads looks meanwhile."""
+def interval(score: Score) -> str:
+    """The ends of a score's 95% interval in brackets, where the card has them."""
+    if score.interval is None:
+        return ""
+    low, high = (in_words(end, score.standard_error)[0] for end in score.interval)
+    return f" ({low} to {high})"
+
+
+def use(card: Card) -> tuple[list[str], str]:
+    """How to call a model, and what it then says."""
     from blocks import run_page
 
     script = python_snippet(card)
     output = run_page(code(script, "python"))[0].output
+    parts = [
+        "## Use\n",
+        code(script, "python"),
+        "prints\n",
+        code(output, "text"),
+        "In a shell:\n",
+        code(shell_snippet(card), "bash"),
+    ]
+    return parts, output
+
+
+def attention_part(card: Card, output: str, draw: Draw) -> list[str]:
+    """Where two heads of a model look while it reads the beginning of what it said."""
     model = zoo.load(str(card.folder))
     assert model.tokenizer is not None
     offsets = model.tokenizer.encode(output).offsets
@@ -179,16 +212,32 @@ def use_and_attention(card: Card, draw: Draw) -> list[str]:
         )
     ]
     return [
-        "## Use\n",
-        code(script, "python"),
-        "prints\n",
-        code(output, "text"),
-        "In a shell:\n",
-        code(shell_snippet(card), "bash"),
         "## Attention\n",
         "On the beginning of that text, in two of its heads "
         f"({len(maps)} layers of {len(maps[0])} heads). `model.attention(text)` gives the numbers; "
         "how to read them: [Attention](../primer/attention.md).\n",
+        *pictures,
+    ]
+
+
+def alignment_part(card: Card, output: str, draw: Draw) -> list[str]:
+    """Where a translator looks in the source while it writes what it said."""
+    model = zoo.load(str(card.folder))
+    assert card.example is not None  # it was called with it
+    found = alignment(model, card.example, output.strip())
+    pictures = [
+        draw(
+            svg(heatmap(weights.mean(0), found.target, columns=found.source), f"{card.name}, {at}"),
+            f"{card.name}, {at}, mean of its heads: a row for each word that is written",
+        )
+        for at, weights in (("first layer", found.layers[0]), ("last layer", found.layers[-1]))
+    ]
+    return [
+        "## Alignment\n",
+        "Where the decoder looks in the source while it writes that "
+        f"({len(found.layers)} layers of {len(found.layers[0])} heads). "
+        "`zoo.attention.alignment(model, source)` gives the numbers; how to read them: "
+        "[What was translated by what](../guides/translate.md#what-was-translated-by-what).\n",
         *pictures,
     ]
 
@@ -363,8 +412,8 @@ def studies_part(page: str, draw: Draw) -> str:
             found, facts = compare(study), study.facts
             ways = table([plain(c) for c in found.columns], [map(plain, r) for r in found.rows])
             parts += [
-                f"{plain(facts['base'])} on `{facts['task']}`, {plain(facts['split'])} split. After "
-                "± stands the standard error of the mean over seeds; *trained* counts numbers, and "
+                f"{plain(study.subject)} on `{facts['task']}`, {plain(facts['split'])} split. "
+                "After ± stands the standard error of the mean over seeds; *trained* counts numbers, and "
                 f"minutes are those of {plain(facts['hardware'])}.\n",
                 ways,
                 draw(
@@ -428,7 +477,8 @@ def task_facts(page: str, draw: Draw) -> str:
     ]
     if found:
         found.sort(key=lambda row: row[0], reverse=not lower_is_better(metric))
-        head = ("model", "architecture", "size", "split", plain(metric.replace("_", " ")))
+        beside = ("TF-IDF",) if any(score.baseline for _, _, score in found) else ()
+        head = ("model", "architecture", "size", "split", plain(metric.replace("_", " ")), *beside)
         parts += [
             "## Models\n",
             table(
@@ -440,6 +490,7 @@ def task_facts(page: str, draw: Draw) -> str:
                         short_count(card.parameters),
                         plain(score.split),
                         with_error(value, score.standard_error),
+                        *(with_error(*score.baseline) if score.baseline else "" for _ in beside),
                     )
                     for value, card, score in found
                 ),
