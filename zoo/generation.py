@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ContextLengthError, InputError
 from zoo.nn import Cache, reordered
+from zoo.nn.replay import Steps
 from zoo.nn.threads import enough_threads
 
 if TYPE_CHECKING:
@@ -399,6 +400,7 @@ class _CachedRows:
             padding=torch.tensor(padding, device=like.device),
             like=like,
         )
+        self.steps = _steps(module, self.cache)
 
     def first(self) -> Tensor:
         """Scores (R, V) of what follows the texts."""
@@ -406,14 +408,23 @@ class _CachedRows:
 
     def step(self, ids: Tensor) -> Tensor:
         """Scores (R, V) of what follows after ids (R, T) are appended."""
+        if ids.shape[1] == 1 and self.steps is not None:
+            return self.steps(ids)[:, 0]
         return last_logits(self.module, ids, self.cache)[:, 0]
 
     def reorder(self, rows: Tensor) -> None:
         """Keep these rows, (R,), in this order."""
         if len(rows) < len(self.ids) and hasattr(self.module, "keep"):
             self.module.keep(rows, len(self.ids))  # type: ignore[operator]
+        if len(rows) < len(self.ids) or self.cache.padding is not None:
+            self.steps = None  # other calls, or the same of tensors that come and go
         self.ids = self.ids[rows]
         self.cache.reorder(rows)
+
+
+def _steps(module: nn.Module, cache: Cache) -> Steps | None:
+    """Those of one token a row, for as long as the rows stay where they are."""
+    return Steps(lambda ids: last_logits(module, ids, cache), module, cache)
 
 
 class Kept:
@@ -461,6 +472,7 @@ class _KeptRow(_CachedRows):
         self.module, self.kept, self.cache = module, kept, kept.cache
         self.texts = self.written_from = [text]
         self.ids = torch.tensor([left], device=next(module.parameters()).device)
+        self.steps = _steps(module, self.cache)
 
     def step(self, ids: Tensor) -> Tensor:
         scores = super().step(ids)

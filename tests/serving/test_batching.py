@@ -97,6 +97,7 @@ def test_prompts_are_read_in_pieces_between_the_steps_of_others(
     engine: Engine, model: zoo.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zoo.serving.batching.PIECE", 30)
+    monkeypatch.setattr("zoo.nn.replay.LEAST", 10**6)  # each step calls the module
     seen: list[tuple[int, ...]] = []
     forward = model.module.forward
 
@@ -312,3 +313,17 @@ def test_rows_move_with_their_keys_and_values() -> None:
     slots.make_room()
     assert slots.length < slots.max_len
     check()
+
+
+def test_steps_are_replayed_while_nobody_comes_or_goes(engine: Engine, model: zoo.Model) -> None:
+    calls: list[int] = []
+    forward = model.module.forward
+    model.module.forward = lambda *a, **k: (calls.append(1), forward(*a, **k))[1]  # type: ignore[method-assign]
+    try:
+        pair = [ask(engine, prompt, max_new_tokens=100)[1] for prompt in PROMPTS[:2]]
+        found = [somebody.text()[0] for somebody in pair]
+    finally:
+        del model.module.forward
+    assert len(calls) < 50 < engine.steps
+    for prompt, text in zip(PROMPTS, found, strict=False):
+        assert text == model(prompt, max_new_tokens=100, return_full_text=False)

@@ -28,12 +28,14 @@ from torch import Tensor, nn
 from zoo.errors import InputError, ZooError
 from zoo.generation import Draw, GenerationOptions, Repetition, count_new, last_logits
 from zoo.nn import Cache, reordered
+from zoo.nn.replay import Steps
 from zoo.pipelines.text_generation import Pieces, TextGeneration, Writing
 
 if TYPE_CHECKING:
     from zoo.model import Model
 
 COLUMNS = 64  # at first; as many again whenever they do not suffice
+QUIET = 8  # steps without coming and going after which the next ones are recorded
 PIECE = 512  # tokens of prompts that are read between two steps
 
 
@@ -108,6 +110,7 @@ class Slots(Cache):
 
     def _settle(self) -> None:
         """What models look at: the rows that are used."""
+        self.quiet = 0  # steps since then
         self.memory = self.store[:, :, : len(self.before)]
         padding = torch.tensor(self.before, device=self.store.device)
         self.padding = padding if any(self.before) else None
@@ -195,6 +198,8 @@ class Engine:
     Raises:
         InputError: the model writes no text.
     """
+
+    _steps: Steps  # of the rows as they are, once they have been the same for a while
 
     def __init__(self, model: "Model", *, rows: int = 32, waiting: int = 256) -> None:
         if model.pipeline != "text-generation":
@@ -343,7 +348,19 @@ class Engine:
         self.slots.make_room()
         self.steps += 1
         read = torch.tensor(tokens, device=chosen.device)[:, None]
-        return last_logits(self.module, read, self.slots)[:, 0]
+        return self._computed(read)[:, 0]
+
+    def _computed(self, read: Tensor) -> Tensor:
+        """Logits (R, 1, V) of what follows the next token of each row, (R, 1)."""
+        slots = self.slots
+        slots.quiet += 1
+        if slots.quiet < QUIET:
+            return last_logits(self.module, read, slots)
+        if slots.quiet == QUIET:
+            self._steps = Steps(
+                lambda ids: last_logits(self.module, ids, slots), self.module, slots
+            )
+        return self._steps(read)
 
     def _chosen(self, scores: Tensor) -> Tensor:
         """A token for each row (R,)."""
