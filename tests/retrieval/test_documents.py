@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 import zoo
 from zoo.errors import InputError
-from zoo.retrieval import Document, cut, documents, read_folder
+from zoo.retrieval import Document, cut, documents, read_files, read_folder
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,19 @@ def test_no_documents(tmp_path: Path) -> None:
         read_folder(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         read_folder(tmp_path / "0.png")
+
+
+def test_files_from_anywhere_are_read_as_those_of_a_folder(docs: Path, tmp_path: Path) -> None:
+    (tmp_path / ".hidden.md").write_text("Shown by name.\n")
+    files = {"a.md": docs / "bees.md", "b.md": tmp_path / ".hidden.md", "c": docs / "photo.png"}
+    found, skipped = read_files(files)
+    assert [one.path for one in found] == ["a.md", "b.md"]
+    assert found[0].text == read_folder(docs)[0][0].text
+    assert [(one.path, one.reason) for one in skipped] == [
+        ("c", ".png is not text, Markdown or HTML")
+    ]
+    with pytest.raises(InputError, match=r"There is no text, .*left out: 1: d \(cannot be read"):
+        read_files({"d": tmp_path / "gone.md"})
 
 
 def test_html_keeps_its_words_on_their_lines(docs: Path) -> None:

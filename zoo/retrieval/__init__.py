@@ -6,7 +6,7 @@ which ranks by words, and FAISS (Johnson et al. 2017, arXiv:1702.08734), which s
 """
 
 from zoo.retrieval.answer import PROMPT, Answer, answer
-from zoo.retrieval.documents import Document, Passage, Skipped, cut, read_folder
+from zoo.retrieval.documents import Document, Passage, Skipped, cut, read_files, read_folder
 from zoo.retrieval.library import Hit, Library
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "Skipped",
     "answer",
     "cut",
+    "read_files",
     "read_folder",
 ]

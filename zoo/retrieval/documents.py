@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,8 +102,31 @@ def read_folder(folder: str | Path) -> tuple[list[Document], list[Skipped]]:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise InputError(f"{root} {what}: give the folder that the documents are in")
+    documents, skipped = _read_all(_walk(root))
+    if not documents:
+        raise InputError(f"{root} holds no text, Markdown or HTML; {summary(skipped)}")
+    return documents, skipped
+
+
+def read_files(files: Mapping[str, str | Path]) -> tuple[list[Document], list[Skipped]]:
+    """Read some files, as `read_folder` reads those of a folder, hidden ones and links too.
+
+    Args:
+        files: the name that each document is to have, and where its file is.
+
+    Raises:
+        InputError: none of them can be read.
+    """
+    documents, skipped = _read_all((Path(path), name, "") for name, path in files.items())
+    if not documents:
+        raise InputError(f"There is no text, Markdown or HTML; {summary(skipped)}")
+    return documents, skipped
+
+
+def _read_all(files: Iterable[tuple[Path, str, str]]) -> tuple[list[Document], list[Skipped]]:
+    """The documents among files with their names and, where one is not to be read, why."""
     documents, skipped = [], []
-    for path, name, problem in _walk(root):
+    for path, name, problem in files:
         try:
             if problem:
                 raise InputError(problem)
@@ -112,8 +135,6 @@ def read_folder(folder: str | Path) -> tuple[list[Document], list[Skipped]]:
             skipped.append(Skipped(name, str(error)))
         except OSError as error:
             skipped.append(Skipped(name, f"cannot be read: {error.strerror}"))
-    if not documents:
-        raise InputError(f"{root} holds no text, Markdown or HTML; {summary(skipped)}")
     return documents, skipped
 
 

@@ -21,7 +21,7 @@ from zoo.errors import InputError, MissingExtraError
 from zoo.folder import sha256
 from zoo.model import Model
 from zoo.retrieval.answer import DECODER, Answer, answer
-from zoo.retrieval.documents import Passage, Skipped, cut, read_folder
+from zoo.retrieval.documents import Document, Passage, Skipped, cut, read_files, read_folder
 from zoo.retrieval.words import Words, counter
 
 if TYPE_CHECKING:
@@ -105,13 +105,32 @@ class Library:
         """
         return cls(encoder).refreshed(folder)
 
+    @classmethod
+    def of_files(
+        cls, files: Mapping[str, str | Path], encoder: Model | str | Path | None = None
+    ) -> "Library":
+        """The passages of some files, wherever they are.
+
+        Args:
+            files: the name that each document is to have, and where its file is.
+            encoder: reads the passages for their meaning.
+
+        Raises:
+            InputError: none of them can be read, or the model is no encoder.
+            MissingExtraError: FAISS or bm25s is not installed.
+        """
+        return cls(encoder)._holding(*read_files(files))
+
     def refreshed(self, folder: str | Path) -> "Library":
         """The folder as it is now, read by the same encoder: vectors of unchanged files stay.
 
         Raises:
             InputError: nothing in the folder can be read.
         """
-        documents, skipped = read_folder(folder)
+        return self._holding(*read_folder(folder))
+
+    def _holding(self, documents: Sequence[Document], skipped: list[Skipped]) -> "Library":
+        """These documents, read by the same encoder: vectors of unchanged ones stay."""
         new = type(self)(self.encoder)
         new.ref, new.skipped = self.ref, skipped
         new.documents = {document.path: document.sha256 for document in documents}
