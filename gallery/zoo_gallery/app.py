@@ -9,12 +9,12 @@ import gradio as gr
 
 from zoo.errors import InputError
 from zoo.plugins import one_line
-from zoo_gallery import chat, compare, index, markup, model_page, train
+from zoo_gallery import ask, chat, compare, index, markup, model_page, train
 from zoo_gallery.snippets import reference
 from zoo_gallery.state import Gallery, Limits
 from zoo_gallery.theme import CSS, theme
 
-LINKS = {"./": "Models", "chat": "Chat", "compare": "Compare", "train": "Train"}
+LINKS = {"./": "Models", "chat": "Chat", "ask": "Ask", "compare": "Compare", "train": "Train"}
 DAY = 86400  # seconds
 IDLE = 0.02  # seconds
 
@@ -64,15 +64,15 @@ def build(gallery: Gallery) -> gr.Blocks:
     demo = gr.Blocks(title="txzoo gallery", analytics_enabled=False, delete_cache=(DAY, DAY))
     broken: dict[str, str] = {}
     paths = [_route(demo, card.name, index.path(card)) for card in gallery.cards]
-    others = (("chat", chat.page), ("compare", compare.page), ("train", train.page))
-    for name, _ in others:
+    shared = {"chat": chat.page, "ask": ask.page, "compare": compare.page, "train": train.page}
+    for name in shared:
         _route(demo, LINKS[name], name)
     with demo:  # entered once: whenever it is left, Gradio makes the whole application anew
         for card, path in zip(gallery.cards, paths, strict=True):
             demo.current_page = path
             if error := _page(demo, card.name, partial(model_page.page, gallery, card)):
                 broken[reference(card)] = error
-        for name, build_page in others:
+        for name, build_page in shared.items():
             demo.current_page = name
             _page(demo, LINKS[name], partial(build_page, gallery), name)
         demo.current_page = ""  # the index comes last, so that it knows what is broken

@@ -15,7 +15,7 @@ from zoo_gallery.snippets import reference, slug
 from zoo_gallery.state import Gallery
 
 ALL = "All"
-TAKEN = ("chat", "compare", "train", *INTERNAL_ROUTES)
+TAKEN = ("chat", "ask", "compare", "train", *INTERNAL_ROUTES)
 
 
 def path(card: Card) -> str:

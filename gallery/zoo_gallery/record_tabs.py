@@ -139,15 +139,15 @@ def use_tab(gallery: Gallery, card: Card, tab: gr.Tab) -> None:
     tab.select(None, None, asked, js=js, api_visibility="private")
 
 
-def snippet(label: str, code: str) -> gr.Textbox:
-    """A piece of code with a button that copies it.
+def snippet(label: str, code: str, lines: int = 1) -> gr.Textbox:
+    """A piece of code with a button that copies it, at least `lines` high.
 
     Not `gr.Code`: what that scrolls is out of a keyboard's reach, and its colours are too pale.
     Not a text box's own copy button: it takes the label away from the text.
     """
     with gr.Group():
         box = gr.Textbox(
-            code.removesuffix("\n"), label=label, lines=1, max_lines=20, interactive=False,
+            code.removesuffix("\n"), label=label, lines=lines, max_lines=20, interactive=False,
             elem_classes="zoo-snippet",
         )  # fmt: skip
         copy = gr.Button(f"Copy {label}", size="sm")

@@ -23,7 +23,10 @@ class Limits:
         prompt_characters: longest prompt.
         file_megabytes: largest file, a picture above all.
         pictures: most pictures that are searched at once.
-        texts: most texts that are held against each other, or against pictures.
+        texts: most texts that are held against each other, or against pictures, and most documents
+            that are asked at once.
+        document_megabytes: documents of one visitor together, which stay in memory.
+        passages: most that are found for a question.
         attention_tokens: longest text whose attention is drawn.
         waiting: requests that may wait for their turn; more are told that the page is busy.
         models: how many are held in memory.
@@ -39,6 +42,8 @@ class Limits:
     file_megabytes: int = 8
     pictures: int = 16
     texts: int = 24
+    document_megabytes: int = 2
+    passages: int = 10
     attention_tokens: int = 48
     waiting: int = 32
     models: int = 4

@@ -22,7 +22,7 @@ from zoo.cli import main
 
 App = Any
 NAMES = zoo.list_models()
-PAGES = ["", "chat", "compare", "train", *NAMES]
+PAGES = ["", "chat", "ask", "compare", "train", *NAMES]
 VISITS = """
 import gradio
 from zoo_gallery.app import launch
@@ -182,7 +182,8 @@ def test_a_page_that_cannot_be_built_is_a_red_card(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_model_named_like_a_page_makes_room(tmp_path: Path) -> None:
-    for name, path in (("train", "train-model"), ("assets", "assets-model"), ("my-lm", "my-lm")):
+    made = {"train": "train-model", "ask": "ask-model", "assets": "assets-model", "my-lm": "my-lm"}
+    for name, path in made.items():
         card = Card(data={"txzoo": {"name": name}}, text="", path=tmp_path / name / "README.md")
         assert index.path(card) == path
 

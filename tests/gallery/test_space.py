@@ -45,7 +45,7 @@ def test_the_front_matter_is_what_the_hub_asks_for() -> None:
 def test_versions_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     (line,) = (SPACE / "requirements.txt").read_text("utf-8").splitlines()
-    assert line == f"txzoo[gallery]=={project['version']}"
+    assert line == f"txzoo[gallery,retrieval]=={project['version']}"
     front = yaml.safe_load((SPACE / "README.md").read_text("utf-8").split("---\n")[1])
     pins = (ROOT / "constraints.txt").read_text("utf-8")
     assert f"gradio=={front['sdk_version']}\n" in pins
