@@ -11,7 +11,7 @@ of the time does not count. litgpt and x-transformers run in Pythons of their ow
 of `transformers` on the exported twin; litgpt and x-transformers have weights of their own.
 
 Rows go into benchmarks/results/HARDWARE-DATE.json as they come; a row that is there is not measured
-again unless it is named with --again. The docs draw the newest of these files.
+again unless it is named with --again. The docs draw each row from the newest file that has it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What `benchmarks/table.py` and `benchmarks/serving.py` found, as Markdown: the newest file."""
+"""What `benchmarks/table.py` and `benchmarks/serving.py` found, as Markdown: the newest of each row."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,24 +10,29 @@ LEAST = 3  # rounds, fewer of which say nothing
 NOTHING = "Nothing has been measured on this code yet: the commands below do it.\n"
 
 
-def newest(folder: Path = RESULTS) -> dict[str, Any] | None:
-    """The results of the last day, or None."""
+def kept(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The results of all days and machines, the last day first."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
-    return max(found, key=lambda results: results["date"], default=None)
+    return sorted(found, key=lambda results: str(results["date"]), reverse=True)
 
 
-def markdown(results: Mapping[str, Any] | None) -> str:
-    """A table for each row that was measured."""
-    if results is None or not results["rows"]:
-        return NOTHING
-    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
-    parts = [f"{results['date']}, {results['hardware']}, {results['processor']}; {versions}.\n"]
-    for row in results["rows"].values():
-        parts += [f"**{row['what'].capitalize()}**\n", "\n".join(table(row)) + "\n"]
-        if row["left_out"]:
-            reasons = (f"{name} ({reason})" for name, reason in row["left_out"].items())
-            parts.append(f"Left out: {', '.join(reasons)}.\n")
-    return "\n".join(parts)
+def markdown(days: Sequence[Mapping[str, Any]]) -> str:
+    """A table for each row that was measured, as it was found the last time on a machine."""
+    parts, shown = [], set()
+    for results in days:
+        machine = results["hardware"]
+        rows = {name: row for name, row in results["rows"].items() if (machine, name) not in shown}
+        shown |= {(machine, name) for name in rows}
+        if rows:
+            versions = ", ".join(f"{name} {n}" for name, n in results["versions"].items())
+            parts.append(f"## {results['date']}\n")
+            parts.append(f"{machine}, {results['processor']}; {versions}.\n")
+        for row in rows.values():
+            parts += [f"**{row['what'].capitalize()}**\n", "\n".join(table(row)) + "\n"]
+            if row["left_out"]:
+                reasons = (f"{name} ({reason})" for name, reason in row["left_out"].items())
+                parts.append(f"Left out: {', '.join(reasons)}.\n")
+    return "\n".join(parts) or NOTHING
 
 
 def table(row: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 import click
-from measured import markdown, newest
+from measured import kept, markdown
 from zoo_gallery.snippets import python_snippet, shell_snippet, slug
 
 import zoo
@@ -376,7 +376,7 @@ def cost_table(page: str, draw: Draw) -> str:
 
 def benchmarks_part(page: str, draw: Draw) -> str:
     """What `benchmarks/table.py` measured last."""
-    return markdown(newest())
+    return markdown(kept())
 
 
 def lengths_part(page: str, draw: Draw) -> str:

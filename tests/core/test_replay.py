@@ -238,6 +238,36 @@ def test_a_longer_cache_is_looked_at_anew() -> None:
     assert Watched.replayed == 0
 
 
+class Ends(Toy):
+    """It has fewer positions than the cache has columns."""
+
+    max_len = 30
+
+    def more(self, x: Tensor, cache: Cache) -> Tensor:
+        if cache.length >= 30:
+            raise ValueError("no more positions")
+        return x
+
+
+class EndsUnsaid(Ends):
+    max_len = None
+
+
+@pytest.mark.parametrize("kind", [Ends, EndsUnsaid])
+def test_positions_that_end_before_the_cache(kind: type[Toy]) -> None:
+    module = kind().eval()
+    ids = torch.randint(1, 20, (1, 30))
+    caches = [Cache.of(module.config, 1, 64) for _ in range(2)]
+    steps = Watched(module, caches[0])
+    with torch.inference_mode():
+        for n in range(30):
+            expected = module(ids[:, n : n + 1], caches[1])
+            assert torch.equal(steps(ids[:, n : n + 1]), expected)
+        with pytest.raises(ValueError, match="no more positions"):
+            steps(ids[:, :1])
+    assert Watched.replayed == (29 if kind is Ends else 0)
+
+
 def test_who_watches_sees_every_step() -> None:
     module = zoo.load("rope-lm").module
     logits_of(module, Watched)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAST = 1 << 17  # multiplications, M N K, from which on a call of oneDNN costs less than it gains
+LEAST = 1 << 20  # multiplications, M N K, from which on a call of oneDNN costs less than it gains
 SHARE = 4  # no copies where they would take more than such a part of the machine's memory
 
 _lock = threading.Lock()

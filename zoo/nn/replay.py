@@ -223,7 +223,7 @@ class Program:
         self._make = self._written()
 
     def fits(self, step: Step, columns: int) -> bool:
-        """Whether a step, recorded at any length, makes these calls; for a cache of so many."""
+        """Whether a step, recorded at any length, makes these calls; for so many columns."""
         return (
             columns <= self.longest + 1
             and len(step.calls) == len(self.calls)
@@ -314,6 +314,8 @@ class Steps:
         self.compute, self.module, self.cache = compute, module, cache
         self.recorded: list[Step] = []
         self.tries = 2
+        # positions may end before the cache does
+        self.columns = min(cache.max_len, getattr(module, "max_len", None) or cache.max_len)
         # for each memory that the cache has: it changes between two where rows change places
         self.replays: dict[int, Callable[[Tensor, int], Tensor]] = {}
         # other caches and hooks may do what no call shows
@@ -325,15 +327,16 @@ class Steps:
 
     def __call__(self, ids: Tensor) -> Tensor:
         """What `compute` gives for ids (R, 1)."""
-        if torch._C._len_torch_function_stack():  # somebody watches the calls, or changes them
+        # somebody watches the calls, or changes them
+        if torch._C._len_torch_function_stack() or torch.is_autocast_enabled(ids.device.type):
             return self.compute(ids)
         replay = self.replays.get(id(self.cache.memory))
-        if replay is not None:
+        if replay is not None and self.cache.length < self.columns:
             with enough_threads(self.module, ids.numel()):
                 logits = replay(ids, self.cache.length)
             self.cache.advance(1)
             return logits
-        if not self.willing or self.cache.max_len - self.cache.length < LEAST:
+        if not self.willing or self.columns - self.cache.length < LEAST:
             return self.compute(ids)
         recorder = Recorder(ids, self.cache.length)
         with recorder:
@@ -352,7 +355,7 @@ class Steps:
         """Take the program that a step fits, or make one of this step and the one before."""
         with _lock:
             known = list(_programs.setdefault(self.module, []))
-        fitting = (each for each in known if each.fits(step, self.cache.max_len))
+        fitting = (each for each in known if each.fits(step, self.columns))
         program = next(fitting, None)
         self.recorded.append(step)
         if program is None and len(self.recorded) == 2:
@@ -367,11 +370,13 @@ class Steps:
         """A program of two steps and a third in the last column, which is written again later."""
         self._check_state()
         length = self.cache.length
-        self.cache.length = self.cache.max_len - 1
+        self.cache.length = self.columns - 1
         recorder = Recorder(ids, self.cache.length)
         try:
             with recorder:
                 logits = self.compute(ids)
+        except Exception as error:  # a module may have other limits than it says
+            raise Unfit from error
         finally:
             self.cache.length = length
         return Program([*self.recorded, Step(recorder, logits, self.cache.memory)])
