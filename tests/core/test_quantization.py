@@ -230,6 +230,19 @@ def test_whatever_else_is_asked_gets_the_numbers(kind: str) -> None:
     assert repr(found) == f"{type(found).__name__}(40, 64)"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("made_in", [False, True])
+def test_views_in_inference_mode_are_of_the_numbers(kind: str, made_in: bool) -> None:
+    """As an encoder takes the first T rows of its table of positions."""
+    with torch.inference_mode(made_in):
+        found = nn.Parameter(KINDS[kind].of(matrix(40, 64)), requires_grad=False)
+    with torch.inference_mode():
+        plain = found.dequantized()
+        assert torch.equal(found[:7], plain[:7])
+        assert torch.equal(found.T + 1, plain.T + 1)
+        assert torch.equal(found.view(20, 2, 64), plain.view(20, 2, 64))
+
+
 def test_addmm_is_that_of_the_numbers() -> None:
     """As the `Conv1D` of transformers calls it."""
     found = Int8Matrix.of(matrix(64, 40))
@@ -386,6 +399,8 @@ def test_any_architecture(
     wanted = kit.forward(module, given)
     assert (after - wanted).abs().max() < 1e-4 * max(float(wanted.std()), 1.0)
     assert not torch.equal(after, before)  # and rounding is not nothing
+    with torch.inference_mode():  # as every pipeline calls it
+        assert torch.equal(kit.forward(small, given), after)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -167,8 +167,10 @@ class QuantizedMatrix(Tensor):
                     f"Quantised weights cannot be changed ({func}): change or train the model as "
                     "it was before, and quantise it then"
                 )
-        args, kwargs = tree_map(_plain, (args, kwargs))
-        return func(*args, **kwargs)
+        # a view is counted with its base, this matrix, which an inference tensor cannot be
+        with torch.inference_mode(torch.is_inference_mode_enabled() and not func.is_view):
+            args, kwargs = tree_map(_plain, (args, kwargs))
+            return func(*args, **kwargs)
 
 
 def _aligned(codes: Tensor) -> Tensor:
