@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from models import as_model
+from safetensors.torch import load_file, save_file
+
+import zoo
+from zoo.tokenization import build_tokenizer
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
@@ -179,3 +184,70 @@ def test_the_page_is_drawn_from_the_newest_results(bench: Any, tmp_path: Path) -
     assert "| litgpt | – | starved in 9 of 9 turns | – | – | 0 |" in page
     assert "| zoo int8 | – | starved in 7 of 9 turns | – | – | 2 |" in page
     assert "Left out: x-transformers (no --peer)." in page
+
+
+def test_the_export_table(
+    bench: Any,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("transformers", reason="needs txzoo[hf]")
+    pytest.importorskip("gguf", reason="needs txzoo[gguf]")
+    monkeypatch.setattr("zoo.quantization.LEAST", 16)  # its matrices are small
+    exports = bench("exports")
+    files = tmp_path / "table.json", tmp_path / "table.md"
+    formats = ("transformers", "gguf", "safetensors-int8")
+    words = ["exports.py", str(tiny_model), "--formats", *formats]
+    words += [word for file in files for word in ("--save", str(file))]
+    monkeypatch.setattr(sys, "argv", words)
+    exports.main()
+    assert capsys.readouterr().out == files[1].read_text()
+    rows = json.loads(files[0].read_text())["rows"]
+    assert [row["format"] for row in rows] == list(formats)
+    twin, refused, coarse = rows
+    assert twin["opened_by"] == "transformers.BloomForCausalLM.from_pretrained"
+    assert twin["ok"] and twin["same"] == twin["tokens"] > 0 and twin["texts"] == 3
+    assert 0 < twin["difference"] < 1e-3 < twin["largest"]
+    weights = (tiny_model / "model.safetensors").stat().st_size
+    assert twin["safetensors_bytes"] == coarse["safetensors_bytes"] == weights
+    assert coarse["bytes"] < weights and coarse["difference"] > twin["difference"]
+    assert exports.line_of(refused).endswith(
+        "of byte-level byte pairs alone llama.cpp has the like | | | | |"
+    )
+    assert "bytes" not in refused
+    (line,) = exports.lines(rows, True)
+    assert line.count("|") == exports.head(formats, True)[0].count("|") and " | – | " in line
+
+    def spoiled(name: str, folder: Path, format: str) -> None:
+        export(name, folder, format)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["transformer.h.0.mlp.dense_h_to_4h.bias"] += 5
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    export = exports.export
+    monkeypatch.setattr(exports, "export", spoiled)
+    (row,) = exports.measured(str(tiny_model), ("transformers",))
+    assert not row["ok"] and "**not the same**" in exports.line_of(row)
+
+
+@pytest.mark.parametrize("architecture", ["decoder", "alibi-decoder", "rope-decoder"])
+def test_a_gguf_is_read_by_transformers_where_llama_cpp_is_missing(
+    bench: Any, tmp_path: Path, architecture: str
+) -> None:
+    pytest.importorskip("transformers", reason="needs txzoo[hf]")
+    pytest.importorskip("gguf", reason="needs txzoo[gguf]")
+    exports = bench("exports")
+    tokenizer = build_tokenizer(
+        "The cat sat on the mat.\n", {"kind": "byte-pair", "vocab_size": 270}
+    )
+    sizes = {"max_seq_len": 48, "d_model": 16, "n_layers": 2, "n_heads": 4, "d_ff": 64}
+    if architecture == "rope-decoder":
+        sizes["n_kv_heads"] = 2
+    module = zoo.create(architecture, vocab_size=tokenizer.get_vocab_size(), **sizes)
+    model = as_model(module.eval(), tokenizer)
+    folder = exports.export(model, tmp_path / "out", "gguf")
+    found = exports.compare(model, folder, exports.ReadByTransformers(), ["The cat", "on the mat"])
+    assert found.engine.startswith("transformers ")
+    assert found.difference < 1e-5 and found.same == found.tokens > 0 and not found.misread

@@ -168,6 +168,7 @@ def test_onnx_of_an_encoder_leaves_padding_out(make: Make, tmp_path: Path) -> No
     folder = export(model, tmp_path / "out", "onnx")
     found = check(model, folder, "onnx", prompts=PROMPTS)
     assert found.ok and found.tokens == 0
+    assert found.agreed == found.labels == len(PROMPTS)
     ids = torch.randint(5, 290, (4, 9))
     mask = torch.ones_like(ids)
     mask[2, 5:] = 0
@@ -177,6 +178,11 @@ def test_onnx_of_an_encoder_leaves_padding_out(make: Make, tmp_path: Path) -> No
     with torch.no_grad():
         expected = model.module(ids[2:3, :5])
     torch.testing.assert_close(torch.from_numpy(logits[2:3]), expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():  # what was the most likely is the least
+        model.module.head.weight.neg_()
+        model.module.head.bias.neg_()
+    found = check(model, folder, "onnx", prompts=PROMPTS)
+    assert not found.ok and (found.agreed, found.labels) == (0, len(PROMPTS))
 
 
 def test_onnx_of_a_classifier_of_pictures(wide: Any, tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch) -> None:
     (taken / "mine.txt").write_text("mine")
     with pytest.raises(FolderError, match="taken exists: choose another folder"):
         export(model, taken)
+    with pytest.raises(FolderError, match=r"out cannot be written: .*mine\.txt is no folder"):
+        export(model, taken / "mine.txt" / "new" / "out")
     os.symlink("nowhere", tmp_path / "link")
     with pytest.raises(FolderError, match="link exists"):
         export(model, tmp_path / "link")

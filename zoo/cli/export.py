@@ -44,10 +44,13 @@ def export(ctx: click.Context, ref: str, format: str, out: Path, as_json: bool) 
     if found is None:
         return click.echo(f"Not compared: {reason}", err=True)
     if not as_json:
-        tokens = f"{found.same} of {found.tokens}" if found.tokens else "-"
+        equal = f"{found.same} of {found.tokens}" if found.tokens else "-"
+        what = "greedy tokens equal"
+        if found.labels:
+            equal, what = f"{found.agreed} of {found.labels}", "labels equal"
         row = (found.engine, str(found.texts), f"{found.difference:.2g}", f"{found.spread:.2g}")
         titles = ("engine", "texts", "largest logit difference", "spread of logits")
-        output.print_table((*titles, "greedy tokens equal"), [(*row, tokens)], right=titles[1:])
+        output.print_table((*titles, what), [(*row, equal)], right=titles[1:])
     if found.misread:
         click.echo(f"{found.misread} of {found.texts} texts become other tokens there", err=True)
     if not found.ok:

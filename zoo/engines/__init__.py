@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from zoo import __version__
 from zoo.errors import FolderError, InputError, MissingExtraError
-from zoo.export.base import arguments
+from zoo.export.base import READING, arguments
 from zoo.folder import FileRecord
 from zoo.hub import cache_folder
 from zoo.loading import Found, load, locate
@@ -61,7 +61,6 @@ class Engine:
 
 WRITING = ("text-generation",)
 ANSWERING = ("translation", "summarization", "text2text-generation")
-READING = ("text-classification", "token-classification", "fill-mask", "image-classification")
 ONNX = "zoo.engines.onnx:opened", WRITING + ANSWERING + READING, "onnxruntime", "onnx"
 GRAPHS = ("model.onnx", "decoder_model.onnx")
 ENGINES = {

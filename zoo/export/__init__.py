@@ -54,6 +54,9 @@ def export(model: Model | str | Path, folder: str | Path, format: str = "transfo
     folder = Path(folder)
     if os.path.lexists(folder):
         raise FolderError(f"{folder} exists: choose another folder, or remove it first")
+    above = next(path for path in folder.absolute().parents if os.path.lexists(path))
+    if not above.is_dir():
+        raise FolderError(f"{folder} cannot be written: {above} is no folder. Choose another place")
     if not isinstance(model, Model):
         card = info(model)
         architecture = resolve(registry().architectures.get(card.architecture).target)

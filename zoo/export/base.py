@@ -28,6 +28,7 @@ PROMPTS = (
     "In the middle of the night",
 )
 NEW_TOKENS = 64
+READING = ("text-classification", "token-classification", "fill-mask", "image-classification")
 FACTS = "txzoo"  # the key under which a file of one piece says what `facts_of` gives
 
 
@@ -113,8 +114,11 @@ class Check:
         texts: how many texts or pictures.
         difference: the largest difference of a logit.
         spread: the standard deviation of the logits, to judge it by.
+        largest: the largest logit, whatever its sign.
         same: greedy tokens up to the first that differs, of all texts together.
         tokens: greedy tokens of all texts; 0 for a model that writes none.
+        agreed: labels, or words of a model that fills hidden ones, that are the same.
+        labels: all of them, one a text or picture, or one a token; 0 for other models.
         misread: texts that it reads as other tokens.
         rounding: as of the format.
     """
@@ -123,8 +127,11 @@ class Check:
     texts: int
     difference: float
     spread: float
+    largest: float
     same: int
     tokens: int
+    agreed: int
+    labels: int
     misread: int
     rounding: float | None
 
@@ -143,7 +150,7 @@ def compare(model: Model, folder: Path, format: Format, prompts: Sequence[str]) 
         folder: what was written.
         format: its layout.
         prompts: texts to go on from; of a model without tokenizer random tokens are taken, of one
-            that sees, random pixels.
+            that sees as many of random pixels.
 
     Raises:
         InputError: the engine is not installed, or the model is of a kind that is not compared.
@@ -154,7 +161,8 @@ def compare(model: Model, folder: Path, format: Format, prompts: Sequence[str]) 
         raise InputError(f"{format.engine} is not installed, so nothing is compared: {line}")
     module = model.module
     engine = format.open(folder)
-    difference, spread, same, tokens = 0.0, 0.0, 0, 0
+    difference, spread, largest = 0.0, 0.0, 0.0
+    same, tokens, agreed, labels = 0, 0, 0, 0
     inputs = list(_inputs(model, prompts))
     tokenizer = model.tokenizer
     misread = 0
@@ -182,13 +190,21 @@ def compare(model: Model, folder: Path, format: Format, prompts: Sequence[str]) 
         found = engine.logits(*asked).float()
         difference = max(difference, float((found - expected).abs().max()))
         spread = max(spread, float(expected.std()))
+        largest = max(largest, float(expected.abs().max()))
+        if model.pipeline in READING:
+            chosen = expected.argmax(-1)
+            agreed += int((found.argmax(-1) == chosen).sum())
+            labels += chosen.numel()
     return Check(
         engine=f"{format.engine} {version(format.engine)}",
         texts=len(inputs),
         difference=difference,
         spread=spread,
+        largest=largest,
         same=same,
         tokens=tokens,
+        agreed=agreed,
+        labels=labels,
         misread=misread,
         rounding=format.rounding,
     )
@@ -257,12 +273,12 @@ def _inputs(model: Model, prompts: Sequence[str]) -> Iterator[Tensor]:
     first = arguments(type(model.module))[0]
     if first == "pixels":
         size, channels = config.image_size, getattr(config, "n_channels", 3)
-        for _ in range(3):
+        for _ in prompts:
             yield torch.randn(1, channels, size, size, generator=chance)
         return
     room = max(1, longest(model.module) // 2)
     if model.tokenizer is None:
-        for _ in range(3):
+        for _ in prompts:
             yield torch.randint(config.vocab_size, (1, min(8, room)), generator=chance)
         return
     rows = [model.tokenizer.encode(prompt).ids[:room] for prompt in prompts]

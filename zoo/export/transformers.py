@@ -175,7 +175,7 @@ def refuse(name: str, architecture: type) -> NoReturn:
     """Raise for an architecture that `transformers` does not have."""
     others = [key for key, entry in registry().architectures.items() if entry.model_types]
     raise InputError(
-        f"{name} is a {architecture.__name__}, and transformers has no model that computes the "
+        f"{name} is of {architecture.__name__}, and transformers has no model that computes the "
         f"same: export a model of {' or '.join(others)}, or share this one as its own model folder "
         "(save_pretrained), which zoo.load reads anywhere"
     )
