@@ -10,7 +10,7 @@ model that sees gets as many pictures of random pixels. Sizes are those of the w
 GGUF's with its tokenizer, beside `model.safetensors`.
 
 A GGUF is read by llama.cpp, or where that is not installed by `transformers`, which has a reader of
-its own; the table says by which. --short prints one line for a model, not one for each of its formats.
+its own; the table says by which. --short prints one line a model, not one for each of its formats.
 --save keeps the figures after each model: as JSON, or as the Markdown that is printed.
 """
 
