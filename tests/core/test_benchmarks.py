@@ -148,8 +148,7 @@ def test_every_row_of_the_issue_is_there(bench: Any) -> None:
 
 def test_the_page_is_drawn_from_the_newest_results(bench: Any, tmp_path: Path) -> None:
     measured = bench("measured")
-    assert measured.newest(tmp_path) is None
-    assert "Nothing has been measured" in measured.markdown(None)
+    assert "Nothing has been measured" in measured.markdown(measured.kept(tmp_path))
     facts = {
         "value": 300.0,
         "low": 290.0,
@@ -169,17 +168,22 @@ def test_the_page_is_drawn_from_the_newest_results(bench: Any, tmp_path: Path) -
         },
         "left_out": {"x-transformers": "no --peer"},
     }
-    for day in ("2026-01-01", "2026-02-01"):
+    tiny = {**row, "what": "decoding, tiny"}
+    for day, more in (("2026-01-01", {"decode-tiny-1": tiny}), ("2026-02-01", {})):
+        rows = {"decode-small-1": row, **more}
         results = {
             "date": day,
             "hardware": "a CPU",
             "processor": "X",
             "versions": {"torch": "2"},
-            "rows": {"decode-small-1": row},
+            "rows": rows,
         }
         (tmp_path / f"cpu-{day}.json").write_text(json.dumps(results))
-    page = measured.markdown(measured.newest(tmp_path))
-    assert page.startswith("2026-02-01, a CPU, X; torch 2.")
+    page = measured.markdown(measured.kept(tmp_path))
+    new, old = page.split("## 2026-01-01\n")
+    assert new.startswith("## 2026-02-01\n\na CPU, X; torch 2.")
+    assert "Decoding, small" in new and "Decoding, tiny" in old
+    assert "Decoding, small" not in old  # it was measured again
     assert "| zoo | 300 | 290 to 310, 3 rounds | 2.00x | 9 of 10 | 2 |" in page
     assert "| litgpt | – | starved in 9 of 9 turns | – | – | 0 |" in page
     assert "| zoo int8 | – | starved in 7 of 9 turns | – | – | 2 |" in page
