@@ -36,6 +36,11 @@ class Net(nn.Module):
         return unembed(self.linear(x), self.words)
 
 
+@pytest.fixture(autouse=True)
+def small_products_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.nn.layout.LEAST", 1 << 17)
+
+
 @pytest.fixture
 def net() -> Net:
     return Net().eval().requires_grad_(False)

@@ -201,6 +201,21 @@ def test_steps_that_are_more_than_calls_are_left_to_the_module(kind: type[Toy]) 
     assert not torch.equal(expected, logits_of(Toy().eval(), plainly))
 
 
+class Assigns(Toy):
+    def more(self, x: Tensor, cache: Cache) -> Tensor:
+        y = torch.zeros_like(x)
+        y[:, -1, 2:] = x[:, -1, 2:]
+        y[..., 0] += 1
+        y.mul_(2)
+        return y
+
+
+def test_parts_that_are_assigned() -> None:
+    expected = logits_of(Assigns().eval(), plainly)
+    assert torch.equal(logits_of(Assigns().eval(), Watched), expected)
+    assert Watched.replayed == N - 2
+
+
 class Grows(Toy):
     """Its table is made longer when a text outgrows it."""
 
@@ -215,7 +230,7 @@ class Grows(Toy):
 
 def test_tables_grow_before_they_are_needed() -> None:
     assert torch.equal(logits_of(Grows().eval(), Watched), logits_of(Grows().eval(), plainly))
-    assert Watched.replayed == N - 4  # the first two saw the shorter table
+    assert Watched.replayed == N - 6  # four saw shorter tables
 
 
 def test_a_longer_cache_is_looked_at_anew() -> None:

@@ -32,7 +32,11 @@ LINK = "[click](javascript:window.taken=1)"
 STARTED = 120  # seconds that a start may take on a machine with other things to do
 LEFT_OUT = ("GRADIO_", "TXZOO_DATA")  # what a stranger's machine does not have
 # what Gradio says of a request that a page had under way when it was left
-LEFT_BEHIND = ("AbortError: signal is aborted", "Unexpected error Connection errored out")
+LEFT_BEHIND = (
+    "AbortError: signal is aborted",
+    "AbortError: BodyStreamBuffer was aborted",
+    "Unexpected error Connection errored out",
+)
 COMMAND = "import sys; from zoo.cli import main; sys.exit(main(['gallery', '--no-open']))"
 # as on a slow machine: else a text is whole before a page can show that it grows, or be stopped
 SLOWLY = """

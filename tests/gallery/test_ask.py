@@ -270,7 +270,7 @@ def test_no_other_file_is_read(app: "App", tmp_path: Path) -> None:
     with urllib.request.urlopen(f"{app.url}/config", timeout=20) as answer:
         config = json.load(answer)
     [event] = [e for e in config["dependencies"] if e["targets"] and e["targets"][0][1] == "upload"
-               and len(e["outputs"]) == 2 and e["page"] == "ask"]  # fmt: skip
+               and len(e["outputs"]) == 2 and e.get("page") == "ask"]  # fmt: skip
     files = [{"path": str(tmp_path / "secret.md"), "meta": {"_type": "gradio.FileData"}}]
     body = {"data": [files, None], "fn_index": event["id"], "session_hash": "stranger"}
     head = {"Content-Type": "application/json"}

@@ -75,13 +75,13 @@ def test_a_classifier_gives_every_label_with_its_probability(client: Client) -> 
 
 def test_an_answer_arrives_while_it_is_written(slow_app: Any) -> None:
     client = Client(slow_app.url, verbose=False)
-    texts = list(client.submit("In 1914 ,", api_name="/rope-lm_run", max_new_tokens=25, **OPTIONS))
+    texts = list(client.submit("In 1914 ,", api_name="/rope-lm_run", max_new_tokens=100, **OPTIONS))
     assert len(texts) > 5
     assert all(
         later.startswith(text) and later != text
         for text, later in zip(texts, texts[1:], strict=False)
     )
-    assert texts[-1] == zoo.load("rope-lm")("In 1914 ,", max_new_tokens=25, **OPTIONS)
+    assert texts[-1] == zoo.load("rope-lm")("In 1914 ,", max_new_tokens=100, **OPTIONS)
 
 
 def test_a_model_with_few_positions_writes_as_much_as_they_hold(client: Client) -> None:

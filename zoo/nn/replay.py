@@ -17,6 +17,7 @@ Letters: R rows, V vocabulary.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -39,7 +40,7 @@ READS = {
     *("nonzero", "argwhere", "unique", "unique_consecutive"),
 }
 WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "set_data"}
-SHAPES = (torch.Size, torch.device, torch.dtype, int, bool, type(None))  # no numbers of a tensor
+SHAPES = (torch.Size, torch.device, torch.dtype, int, bool)  # no numbers of a tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,8 @@ class Step:
         described = self._described(args)
         named = tuple([(key, self._described(part)) for key, part in kwargs.items()])
         name = _name(function)
-        if name in READS or _picks(name, args):
+        silent = result is None and not _writes(name)  # what it does is not known
+        if name in READS or silent or _picks(name, args):
             if any(type(leaf) is Value for leaf in _leaves((described, named))):
                 raise Unfit
             return
@@ -154,6 +156,8 @@ class Step:
             return  # nothing is dropped when a model answers
         alone = isinstance(result, Tensor)
         results = [result] if alone else result if isinstance(result, (tuple, list)) else []
+        if result is None:  # such as of `x[0] = 1`: what was changed stands in its place
+            alone, results = True, [args[0]]
         tensors = [isinstance(each, Tensor) for each in results]
         if not any(tensors):
             return
@@ -165,7 +169,8 @@ class Step:
         base = next((leaf for leaf in _leaves(args) if isinstance(leaf, Tensor)), None)
         looks = base is not None and target is None and _shares(results[0], base)
         for each in results:
-            self._known[id(each)] = Value(len(self.results))
+            if result is not None:
+                self._known[id(each)] = Value(len(self.results))
             self.results.append(each)
             self._own.add(id(each))
         self.calls.append(Call(function, described, named, -1 if alone else len(results), looks))
@@ -198,6 +203,22 @@ class Step:
         return [(each.shape, each.stride(), each.dtype, each.device) for each in self.given]
 
 
+def _agreed(steps: Sequence[Step]) -> list[Call]:
+    """The calls that steps have in common.
+
+    Raises:
+        Unfit: they have others too.
+    """
+    alike = [(len(step.calls), step.end, step.which()) for step in steps]
+    if any(each != alike[0] for each in alike):
+        raise Unfit
+    lengths = [step.length for step in steps]
+    return [
+        Call(*_common([tuple(call) for call in calls], lengths))
+        for calls in zip(*(step.calls for step in steps), strict=True)
+    ]
+
+
 class Program:
     """The calls that steps of different lengths have in common.
 
@@ -209,18 +230,10 @@ class Program:
     """
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        first, lengths = steps[0], [step.length for step in steps]
-        self.longest = max(lengths)
-        self.layouts = first.layouts()
-        alike = [(len(step.calls), step.end, step.which()) for step in steps]
-        if any(each != alike[0] for each in alike):
-            raise Unfit
-        self.end = first.end
-        self.calls = [
-            Call(*_common([tuple(call) for call in calls], lengths))
-            for calls in zip(*(step.calls for step in steps), strict=True)
-        ]
-        self._make = self._written()
+        self.calls = _agreed(steps)
+        self.end = steps[0].end
+        self.longest = max(step.length for step in steps)
+        self.layouts = steps[0].layouts()
 
     def fits(self, step: Step, columns: int) -> bool:
         """Whether a step, recorded at any length, makes these calls; for so many columns."""
@@ -237,59 +250,102 @@ class Program:
 
     def bound(self, given: Sequence[Tensor]) -> Callable[[Tensor, int], Tensor]:
         """The function of token ids (R, 1) and a length, by the tensors that a step was given."""
-        step: Callable[[Tensor, int], Tensor] = self._make(*given)
-        return step
+        registers: list[Any] = [None, *given]  # the ids come first
+        known: dict[Any, int] = {Value(0): 0, **{Given(n): n + 1 for n in range(len(given))}}
+        lengths: list[tuple[int, int]] = []  # registers, and by how much more than the length
+        moves: list[tuple[Callable[..., Any], Callable[[Any], Any], int, int]] = []
 
-    def _written(self) -> Callable[..., Callable[[Tensor, int], Tensor]]:
-        """What makes the function: looks at memory that stays the same are taken once."""
-        names: dict[str, Any] = {}
+        def register(part: Any) -> int:
+            """Where an argument stands; one that is put together of others is so each time."""
+            if type(part) in (Value, Given, Length) and part in known:
+                return known[part]
+            parts = (part.start, part.stop, part.step) if type(part) is slice else part
+            making = type(part) in MAKERS and any(
+                type(leaf) in (Value, Given, Length) for leaf in _leaves(part)
+            )
+            of = _getter([register(each) for each in parts]) if making else None
+            registers.append(None if making else part)
+            place = len(registers) - 1
+            if of is not None:
+                moves.append((MAKERS[type(part)], of, place, 0))
+            elif type(part) is Length:
+                known[part] = place
+                lengths.append((place, part.more))
+            return place
 
-        def spelled(part: Any) -> str:
-            if isinstance(part, Value):
-                return f"v{part.place}"
-            if isinstance(part, Given):
-                return f"g{part.place}"
-            if isinstance(part, Length):
-                return f"n + {part.more}"
-            if type(part) is tuple:
-                return f"({''.join(f'{spelled(each)}, ' for each in part)})"
-            if type(part) is list:
-                return f"[{', '.join(map(spelled, part))}]"
-            if type(part) is slice:
-                return f"slice{spelled((part.start, part.stop, part.step))}"
-            if part is None or type(part) in (bool, int, str):
-                return repr(part)
-            name = f"c{len(names)}"
-            names[name] = part
-            return name
-
-        once: list[str] = []
-        each_time: list[str] = []
-        fixed: set[int] = set()
-        place = 1
+        fixed, value = {0: False}, 1
         for call in self.calls:
-            words = [spelled(part) for part in call.args]
-            words += [f"{key}={spelled(part)}" for key, part in call.kwargs]
-            own = range(place, place + abs(call.results))
-            place = own.stop
-            left = ", ".join(f"v{n}" for n in own) + ("," if call.results >= 0 else "")
-            names[f"f{own.start}"] = call.function
-            line = f"{left} = f{own.start}({', '.join(words)})"
-            leaves = list(_leaves((call.args, call.kwargs)))
-            same = all(
-                leaf.place in fixed if isinstance(leaf, Value) else not isinstance(leaf, Length)
+            own = range(value, value + abs(call.results))
+            value = own.stop
+            leaves = list(_leaves((call.args, tuple(part for _, part in call.kwargs))))
+            same = call.looks and all(
+                fixed[leaf.place] if isinstance(leaf, Value) else not isinstance(leaf, Length)
                 for leaf in leaves
             )
-            if call.looks and same:
-                fixed.update(own)
-                once.append(f"    {line}")
-            else:
-                each_time.append(f"        {line}")
-        given = ", ".join(f"g{n}" for n in range(len(self.layouts)))
-        lines = [f"def make({given}):", *once, "    def step(v0, n):", *each_time]
-        exec("\n".join([*lines, f"        return {spelled(self.end)}", "    return step"]), names)
-        make: Callable[..., Callable[[Tensor, int], Tensor]] = names["make"]
-        return make
+            fixed |= dict.fromkeys(own, same)
+            before = len(moves)
+            named = [(key, register(part)) for key, part in call.kwargs]
+            of = _getter([register(part) for part in call.args] + [place for _, place in named])
+            function = _with_names(call.function, len(call.args), [key for key, _ in named])
+            place = len(registers)
+            registers += [None] * len(own)
+            known |= {Value(n): place + n - own.start for n in own}
+            moves.append((function, of, place, place + len(own) if call.results >= 0 else 0))
+            if same:  # a look at memory that stays the same is taken once
+                _move(registers, moves[before:])
+                del moves[before:]
+        end = known[self.end]
+
+        def step(ids: Tensor, length: int) -> Tensor:
+            now = registers.copy()
+            now[0] = ids
+            for place, more in lengths:
+                now[place] = length + more
+            _move(now, moves)
+            logits: Tensor = now[end]
+            return logits
+
+        return step
+
+
+def _together(*parts: Any) -> tuple[Any, ...]:
+    return parts
+
+
+def _listed(*parts: Any) -> list[Any]:
+    return list(parts)
+
+
+MAKERS: dict[type, Callable[..., Any]] = {tuple: _together, list: _listed, slice: slice}
+
+
+def _getter(places: Sequence[int]) -> Callable[[Any], Any]:
+    """Takes what stands in these places of a list, as a sequence."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return itemgetter(slice(places[0], places[0] + 1) if places else slice(0, 0))
+
+
+def _with_names(
+    function: Callable[..., Any], positions: int, names: Sequence[str]
+) -> Callable[..., Any]:
+    """A function of arguments by position alone, of which the last ones have these names."""
+    if not names:
+        return function
+
+    def named(*parts: Any) -> Any:
+        return function(*parts[:positions], **dict(zip(names, parts[positions:], strict=True)))
+
+    return named
+
+
+def _move(registers: list[Any], moves: Sequence[tuple[Any, Any, int, int]]) -> None:
+    """Make calls, from registers into registers."""
+    for function, of, place, stop in moves:
+        if stop:
+            registers[place:stop] = function(*of(registers))
+        else:
+            registers[place] = function(*of(registers))
 
 
 _programs: WeakKeyDictionary[nn.Module, list[Program]] = WeakKeyDictionary()
@@ -313,7 +369,7 @@ class Steps:
     ) -> None:
         self.compute, self.module, self.cache = compute, module, cache
         self.recorded: list[Step] = []
-        self.tries = 2
+        self.tries = 3
         # positions may end before the cache does
         self.columns = min(cache.max_len, getattr(module, "max_len", None) or cache.max_len)
         # for each memory that the cache has: it changes between two where rows change places
@@ -344,7 +400,7 @@ class Steps:
         try:
             self._learn(ids, Step(recorder, logits, self.cache.memory))
         except Unfit:
-            # a second time, for tables that have grown in the last column
+            # again, for tables that have grown, here or in the last column
             self.recorded, self.tries = [], self.tries - 1
             if not self.tries:
                 self.willing = False
@@ -385,9 +441,11 @@ class Steps:
         """Make sure that a step leaves nothing to the next but keys and values in the cache.
 
         Raises:
-            Unfit: it takes what the one before gave, or changes what is not its own.
+            Unfit: it makes other calls, takes what the one before gave, or changes what is not its
+                own.
         """
         before, after = self.recorded
+        _agreed(self.recorded)
         given = set(map(id, after.given))
         if any(id(each) in given for each in before.results) or not all(
             _shares(each, before.memory) for each in before.writes
