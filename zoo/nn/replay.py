@@ -17,6 +17,7 @@ Letters: R rows, V vocabulary.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -284,9 +285,18 @@ class Program:
             )
             fixed |= dict.fromkeys(own, same)
             before = len(moves)
-            named = [(key, register(part)) for key, part in call.kwargs]
-            of = _getter([register(part) for part in call.args] + [place for _, place in named])
-            function = _with_names(call.function, len(call.args), [key for key, _ in named])
+            same_each_time: dict[str, Any] = {}
+            named: dict[str, int] = {}
+            for key, part in call.kwargs:
+                changes = type(part) is Length or type(part) in MAKERS
+                if changes or (type(part) is Value and not fixed[part.place]):
+                    named[key] = register(part)
+                else:
+                    same_each_time[key] = registers[register(part)]
+            of = _getter([*(register(part) for part in call.args), *named.values()])
+            function = _with_names(call.function, len(call.args), list(named))
+            if same_each_time:
+                function = partial(function, **same_each_time)
             place = len(registers)
             registers += [None] * len(own)
             known |= {Value(n): place + n - own.start for n in own}
@@ -333,8 +343,9 @@ def _with_names(
     if not names:
         return function
 
-    def named(*parts: Any) -> Any:
-        return function(*parts[:positions], **dict(zip(names, parts[positions:], strict=True)))
+    def named(*parts: Any, **others: Any) -> Any:
+        by_name = dict(zip(names, parts[positions:], strict=True))
+        return function(*parts[:positions], **by_name, **others)
 
     return named
 
