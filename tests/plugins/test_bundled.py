@@ -35,8 +35,8 @@ def test_folder_is_complete_and_small(name: str) -> None:
         read |= {"tokenizer_config.json"}  # the template of its conversations
     assert read <= {path.name for path in card.folder.iterdir()}
     assert set(card.files) == read - {"README.md"}
-    assert card.files[WEIGHTS].bytes < 12e6
-    assert card.parameters is not None and card.parameters < 6e6
+    assert card.files[WEIGHTS].bytes < 14e6  # and no file of the project is larger
+    assert card.parameters is not None and card.parameters < 7e6
     assert card.example or card.pipeline in PICTURED
     assert card.summary and card.license and (card.datasets or card.license == "cc0-1.0")
     assert card.scores and all(score.standard_error for score in card.scores)
