@@ -73,7 +73,7 @@ def test_the_page_says_what_the_model_is(app: Any, page: Page) -> None:
     for text in (card.summary, card.architecture, card.task, card.license):
         expect(page.get_by_text(text, exact=True).first).to_be_visible()
     tabs = page.get_by_role("tab").locator("visible=true")
-    assert tabs.all_inner_texts() == TABS
+    expect(tabs).to_have_text(TABS)
 
 
 def test_text_streams_and_is_what_the_model_writes(slow_app: Any, page: Page) -> None:
@@ -188,7 +188,7 @@ def test_training_shows_curve_and_numbers(app: Any, page: Page) -> None:
 def test_the_card_is_the_card(app: Any, page: Page) -> None:
     visit(page, app.url, tab="Card")
     card = zoo.info(MODEL)
-    assert len(cells(page)) == len(card.scores)
+    expect(page.locator(".zoo-table:visible tbody tr")).to_have_count(len(card.scores))
     assert [row[0] for row in cells(page)] == [score.name for score in card.scores]
     headings = re.findall(r"^## (.+)$", card.text, re.M)
     for heading in headings:
@@ -303,9 +303,9 @@ def test_the_words_that_decided_are_shown(app: Any, page: Page, flaws: Flaws) ->
     page.get_by_role("button", name="Explain").click()
     words = page.get_by_role("group", name=re.compile("What each word did for"))
     expect(words).to_have_text(text)  # HTML in it is text
-    assert words.locator("span").count() == len(text.split())
+    expect(words.locator("span")).to_have_count(len(text.split()))
     rows = page.get_by_role("region", name=re.compile("What each word did")).get_by_role("row")
-    assert rows.count() == 1 + len(text.split())
+    expect(rows).to_have_count(1 + len(text.split()))
     strongest = rows.nth(1).get_by_role("cell").inner_text()
     scores = [abs(float(rows.nth(n).get_by_role("cell").inner_text())) for n in range(1, 5)]
     assert scores == sorted(scores, reverse=True)

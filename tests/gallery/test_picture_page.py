@@ -70,9 +70,9 @@ def test_a_picture_is_classified_and_what_it_looked_at_is_laid_over_it(
         page.get_by_role("button", name="Classify").click()
         best, *_ = found = model(expected, top_k=None)
         expect(page.get_by_test_id("label-output-value")).to_have_text(best["label"])
-        shown = [f"{entry['label']}{round(100 * entry['score'])}%" for entry in found]
-        rows = page.locator("[data-testid$='confidence-set'], .confidence-set").all()
-        assert [re.sub(r"\s", "", row.inner_text()) for row in rows] == shown
+        shown = [(entry["label"], round(100 * entry["score"])) for entry in found]
+        rows = page.locator("[data-testid$='confidence-set'], .confidence-set")
+        expect(rows).to_have_text([re.compile(rf"^\s*{name}\s*{n}%\s*$") for name, n in shown])
 
     classify(drawing("ship"))
     over = page.get_by_role("img", name=re.compile("^What it looked at.*laid over it"))
@@ -83,8 +83,9 @@ def test_a_picture_is_classified_and_what_it_looked_at_is_laid_over_it(
     expect(over).not_to_have_attribute("src", str(before))
     page.get_by_role("button", name="What it looked at, as a table").click()
     table = page.get_by_role("region", name="Percent of each patch")
-    cells = [float(cell) for cell in table.locator("td").all_inner_texts()]
     expected = (100 * seen(model, drawing("frog"))).flatten().tolist()
+    expect(table.locator("td")).to_have_count(len(expected))
+    cells = [float(cell) for cell in table.locator("td").all_inner_texts()]
     assert cells == pytest.approx(expected, abs=0.006)
     assert flaws(page) == []
 
@@ -126,7 +127,7 @@ def test_a_picture_is_put_into_words(
     expect(written).to_have_value(found[0]["text"])
     table = page.get_by_role("region", name="All answers, best first")
     texts = list(dict.fromkeys(answer["text"] for answer in found))
-    assert table.locator("tbody th").all_inner_texts() == texts
+    expect(table.locator("tbody th")).to_have_text(texts)
     words = gaze(model, drawing("ship"), found[0]["text"]).words
     looks = page.locator(".zoo-seens figcaption")
     expect(looks).to_have_text(words)
@@ -338,7 +339,9 @@ def test_uploaded_pictures_are_ranked_by_a_text(
         ]
     )
     names = [Path(one["file"]).name for one in best]
-    assert [one.get_attribute("alt") for one in found.get_by_role("img").all()] == names
+    expect(found.get_by_role("img")).to_have_count(len(names))
+    for place, name in enumerate(names):
+        expect(found.get_by_role("img").nth(place)).to_have_attribute("alt", name)
     page.get_by_label("Texts").fill("a drawing of a ship\na drawing of a cat")
     page.get_by_role("button", name="Compare").click()
     table = page.get_by_role("region", name="Cosines of pictures and texts")

@@ -60,6 +60,7 @@ def test_spans_stand_in_the_text_with_label_and_probability(
     expect(legend.get_by_role("listitem")).to_have_count(len({one.label for one in spans}) + 1)
     page.get_by_role("button", name="The tokens as a table").click()
     rows = page.get_by_role("region", name="Tokens").locator("tbody tr")
+    expect(rows).to_have_count(len(tokens))
     cells = [row.locator("th, td").all_inner_texts() for row in rows.all()]
     assert cells == [[t["word"], t["entity"], f"{t['score']:.3f}"] for t in tokens]
     page.get_by_test_id("toast-close").click()
@@ -141,11 +142,9 @@ def test_near_texts_come_first_and_every_cosine_is_shown(
     assert model.config.d_model == 12
     expect(page.get_by_text("12 numbers, a vector of length 1")).to_be_visible()
     expected = [[cosine_similarity(a, b, dim=0).item() for b in vectors] for a in vectors]
-    rows = table.locator("tbody tr").all()
-    assert [row.locator("th").inner_text() for row in rows] == [
-        f"{n} {line}" for n, line in enumerate(LINES, start=1)
-    ]
-    for place, row in enumerate(rows):
+    rows = table.locator("tbody tr")
+    expect(rows.locator("th")).to_have_text([f"{n} {line}" for n, line in enumerate(LINES, 1)])
+    for place, row in enumerate(rows.all()):
         cells = row.locator("td").all_inner_texts()
         shown = [float(cell.removeprefix("● ")) for cell in cells]
         assert shown == pytest.approx(expected[place], abs=0.0006)
@@ -154,7 +153,7 @@ def test_near_texts_come_first_and_every_cosine_is_shown(
         assert marked == [others.index(max(others))]
     near = page.get_by_role("region", name=f"Nearest to: {LINES[0]}").locator("tbody th")
     order = sorted(range(1, len(LINES)), key=lambda place: -expected[0][place])
-    assert near.all_inner_texts() == [LINES[place] for place in order]
+    expect(near).to_have_text([LINES[place] for place in order])
     assert flaws(page) == []
 
 

@@ -42,6 +42,7 @@ def test_the_best_translation_what_came_close_and_where_it_looks(
     table = page.get_by_role("region", name="All answers, best first")
     found = model(TEXT, num_beams=4, num_return_sequences=4, return_scores=True)
     texts = list(dict.fromkeys(answer["text"] for answer in found))
+    expect(table.locator("tr")).to_have_count(1 + len(texts))
     assert [row[0] for row in rows(table)[1:]] == texts
     assert rows(table)[1] == [GERMAN, f"{found[0]['score']:.3f}"]
     assert flaws(page) == []
