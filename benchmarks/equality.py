@@ -4,10 +4,10 @@
     python benchmarks/equality.py --minilm FOLDER
 
 In float32, on one thread: BERT of random weights (deviation 0.1, so that every part shows) and
-all-MiniLM-L6-v2, on texts of several lengths; then each tuning on the same BERT with labels, PEFT's
-on `transformers`' own class and ours on `encoder`, with the same random numbers in what learns. A
-LoRA's q, k and v have the same A on PEFT's side, as our one matrix has; gradients of A are summed
-over them, as those of a shared matrix are.
+all-MiniLM-L6-v2, on texts of several lengths; GPT-2, ViT, Marian and T5 of such weights; then each
+tuning on the same BERT with labels, PEFT's on `transformers`' own class and ours on `encoder`, with
+the same random numbers in what learns. A LoRA's q, k and v have the same A on PEFT's side, as our
+one matrix has; gradients of A are summed over them, as those of a shared matrix are.
 """
 
 import argparse
@@ -37,6 +37,42 @@ SIZES = {  # of a small BERT
     "num_labels": 3,
     "attention_probs_dropout_prob": 0.0,
     "hidden_dropout_prob": 0.0,
+}
+VOCAB = SIZES["vocab_size"]
+T5 = {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_layers": 4, "num_heads": 4}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # a class of transformers, its sizes
+    "gpt2": ("GPT2LMHeadModel", {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 128}),
+    "vit": (
+        "ViTForImageClassification",
+        {
+            "hidden_size": 128,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 64,
+            "patch_size": 8,
+        },
+    ),
+    "seq2seq": (
+        "MarianMTModel",
+        {
+            "d_model": 128,
+            **{f"{part}_layers": 4 for part in ("encoder", "decoder")},
+            **{f"{part}_attention_heads": 4 for part in ("encoder", "decoder")},
+            **{f"{part}_ffn_dim": 512 for part in ("encoder", "decoder")},
+            "scale_embedding": True,
+            "activation_function": "relu",
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "decoder_start_token_id": 0,
+            "forced_eos_token_id": None,
+        },
+    ),
+    "t5": ("T5ForConditionalGeneration", T5),
+    "t5, gated": (
+        "T5ForConditionalGeneration",
+        {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
 }
 HEADS = ("", "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")
 ROWS, LENGTH = 8, 64
@@ -69,6 +105,10 @@ def main() -> None:
         with reordered(ours):  # as a call of the model does
             found = both(ours, theirs, "last_hidden_state")
         row("the same, each token, with products by oneDNN", *found)
+    print("\n| architecture and | largest output | largest difference |\n|---|---|---|")
+    for name, (kind, sizes) in OTHERS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            row(f"`{name}` and `{kind}`, random", *other(kind, sizes, folder))
     print("\n| tuning, against PEFT | outputs | gradients | largest gradient |\n|---|---|---|---|")
     for method in TUNINGS:
         with tempfile.TemporaryDirectory() as folder:
@@ -86,6 +126,30 @@ def random_pair(kind: str, folder: str) -> tuple[nn.Module, nn.Module]:
         nn.init.normal_(parameter, mean=float(name.endswith("LayerNorm.weight")), std=0.1)
     theirs.save_pretrained(folder)
     return zoo.load(folder).module, theirs
+
+
+@torch.no_grad()
+def other(kind: str, sizes: dict[str, Any], folder: str) -> tuple[Tensor, Tensor]:
+    """What ours and theirs of one random checkpoint give for one batch, padding left out."""
+    torch.manual_seed(1)
+    made = getattr(transformers, kind)
+    words = {} if "image_size" in sizes else {"vocab_size": VOCAB}
+    theirs = made(made.config_class(**sizes, **words)).eval()
+    for name, parameter in theirs.named_parameters():
+        if parameter.requires_grad:  # a table of sines stays one
+            norm = parameter.dim() == 1 and name.endswith("weight")
+            nn.init.normal_(parameter, mean=float(norm), std=0.1)
+    theirs.save_pretrained(folder)
+    ours = zoo.load(folder).module
+    ids, real = batch(VOCAB)
+    if "image_size" in sizes:
+        pixels = torch.randn(ROWS, 3, sizes["image_size"], sizes["image_size"])
+        return ours(pixels), theirs(pixels).logits
+    if kind == "GPT2LMHeadModel":
+        return ours(ids)[real], theirs(input_ids=ids).logits[real]
+    targets = ids.flip(1)
+    given = {"input_ids": ids, "attention_mask": real.long(), "decoder_input_ids": targets}
+    return ours(ids, targets, real), theirs(**given).logits
 
 
 def batch(vocab_size: int) -> tuple[Tensor, Tensor]:
@@ -113,7 +177,7 @@ def row(what: str, found: Tensor, expected: Tensor) -> None:
 
 def difference(found: Tensor, expected: Tensor) -> float:
     """The largest absolute one."""
-    return float((found - expected).abs().max())
+    return float((found - expected).detach().abs().max())
 
 
 def tuned(method: str, folder: Path) -> None:
