@@ -287,7 +287,7 @@ def last_logits(module: nn.Module, ids: Tensor, cache: Cache | None, n: int = 1)
     keep = {"logits_to_keep": n} if _keeps(type(module).forward) else {}
     with enough_threads(module, ids.numel()):
         logits: Tensor = module(ids, cache, **keep)
-    return logits[:, -n:].float()
+    return (logits if logits.shape[1] == n else logits[:, -n:]).float()
 
 
 @functools.cache
@@ -386,6 +386,7 @@ class _CachedRows:
     def __init__(self, module: nn.Module, texts: list[list[int]], new: int) -> None:
         like = next(module.parameters())
         longest = max(map(len, texts))
+        columns = _columns(longest + new - 1, getattr(module, "max_len", None))
         padding = [longest - len(text) for text in texts]
         padded = [[0] * pad + text for pad, text in zip(padding, texts, strict=True)]
         self.module = module
@@ -396,7 +397,7 @@ class _CachedRows:
         self.cache = getattr(module, "cache_class", Cache).of(
             module.config,
             len(texts),
-            longest + new - 1,
+            columns,
             padding=torch.tensor(padding, device=like.device),
             like=like,
         )
@@ -420,6 +421,15 @@ class _CachedRows:
             self.steps = None  # other calls, or the same of tensors that come and go
         self.ids = self.ids[rows]
         self.cache.reorder(rows)
+
+
+def _columns(wanted: int, limit: int | None) -> int:
+    """How many columns a cache gets: lengths that are near each other have as many.
+
+    So the steps of one text serve the next (`zoo.nn.replay`), which is rarely just as long.
+    """
+    whole = -(-wanted // 64) * 64
+    return whole if limit is None else max(wanted, min(whole, limit))
 
 
 def _steps(module: nn.Module, cache: Cache) -> Steps | None:

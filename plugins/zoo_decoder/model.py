@@ -154,7 +154,7 @@ class Decoder(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         learned = config.positions == "learned"
         self.positions = LearnedPositions(config) if learned else SinusoidalPositions(config)
-        self.embedding_scale = 1.0 if learned else math.sqrt(config.d_model)
+        self.embedding_scale = 1 if learned else math.sqrt(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = LayerNorm(config.d_model, config.norm_eps)
@@ -204,7 +204,9 @@ class Decoder(nn.Module):
             length, positions, mask = T, torch.arange(T, device=ids.device)[None], None
         else:
             length, positions, mask = cache.length + T, cache.positions(T), cache.mask(T)
-        x = self.token_embedding(ids) * self.embedding_scale  # (B, T, D)
+        x = self.token_embedding(ids)  # (B, T, D)
+        if self.embedding_scale != 1:
+            x = x * self.embedding_scale
         x = x + self.positions(positions, length)
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):

@@ -22,6 +22,25 @@ def test_it_gives_back_all_that_was_put_in() -> None:
     assert cache.length == 7
 
 
+def test_columns_are_written_again_where_the_text_goes_back() -> None:
+    torch.manual_seed(0)
+    cache = Cache(2, 1, 2, 10, 4)
+    first, second, third = (torch.randn(2, 2, 1, 2, T, 4) for T in (5, 5, 2))
+    for part, back in ((first, 0), (second, 0), (third, 3)):
+        cache.length = back
+        for layer in range(2):
+            found = torch.stack(cache.update(layer, *part[layer]))
+            before = torch.stack([second[layer][..., :back, :]]).squeeze(0)
+            assert torch.equal(found, torch.cat([before, part[layer]], dim=3))
+        if part is not first:  # as when a step is tried, and not counted
+            cache.advance(part.shape[-2])
+    other = Cache(2, 1, 2, 10, 4)
+    cache.memory, cache.length = other.memory, 3
+    cache.update(1, *third[1])
+    assert torch.equal(other.memory[1][..., 3:5, :], third[1])
+    assert not other.memory[0].any()
+
+
 def test_its_mask_is_there_where_one_is_needed() -> None:
     plain = Cache(1, 2, 1, 8, 4)
     assert plain.mask(3) is None  # causal from the start

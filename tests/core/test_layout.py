@@ -93,6 +93,20 @@ def test_copies_are_made_where_they_pay_and_kept(net: Net, calls: list[tuple[int
         assert len(calls) == 2
 
 
+def test_matrices_that_are_far_away_are_copied_for_fewer_rows(
+    net: Net, calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.nn.layout.LEAST_AFAR", 64 * 96)
+    some = torch.randn(2, 64)
+    with torch.inference_mode(), reordered(net):
+        net(some)
+    assert calls == []
+    monkeypatch.setattr("zoo.nn.layout.NEAR", 4 * (64 * 96 + 120 * 96) - 1)
+    with torch.inference_mode(), reordered(net):
+        torch.testing.assert_close(net(some), exact(net, some))
+    assert len(calls) == 2
+
+
 def zero(weight: nn.Parameter) -> None:
     with torch.no_grad():
         weight[3] = 0

@@ -102,6 +102,19 @@ def test_texts_are_the_same(
     assert written == [model(prompts, max_new_tokens=40, **options)] * 2
 
 
+def test_a_text_is_written_by_the_steps_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their lengths are, as long as they are near each other."""
+    model = zoo.load("alibi-lm")
+    made: list[Any] = []
+    init = replay.Program.__init__
+    monkeypatch.setattr(replay.Program, "__init__", lambda *a: made.append(a) or init(*a))
+    prompts = ["The river was", "In the year of the war he said that"]
+    written = [model(text, max_new_tokens=new) for text in prompts for new in (20, 27)]
+    assert len(made) == 1
+    monkeypatch.setattr(replay, "LEAST", 10**6)
+    assert written == [model(text, max_new_tokens=new) for text in prompts for new in (20, 27)]
+
+
 @pytest.mark.parametrize("beams", [1, 4])
 def test_rows_that_change_places(beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = zoo.load("seq2seq-en-de")

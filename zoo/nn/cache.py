@@ -27,6 +27,10 @@ class Cache:
         device: where they live.
     """
 
+    # keys, then values, of each layer: the columns that come next, and all up to them
+    _columns: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None = None
+    _of: tuple[Tensor, int, int] | None = None  # the memory, length and number of those
+
     def __init__(
         self,
         n_layers: int,
@@ -78,17 +82,26 @@ class Cache:
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append a layer's keys and values (B, H_kv, T, E); all so far return (B, H_kv, S, E)."""
-        T = k.shape[2]
-        keys, values = self.memory[layer].unbind()
-        # by `narrow`, which costs less than slices: this is done for every layer and token
-        keys.narrow(2, self.length, T).copy_(k)
-        values.narrow(2, self.length, T).copy_(v)
-        end = self.length + T
-        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
+        new, filled = self._views(k.shape[2])
+        new[2 * layer].copy_(k)
+        new[2 * layer + 1].copy_(v)
+        return filled[2 * layer], filled[2 * layer + 1]
+
+    def _views(self, T: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Looks at the memory, taken for all layers at once: for each they would cost as much."""
+        memory, length, columns = self._of or (None, 0, 0)
+        if memory is not self.memory or (length, columns) != (self.length, T):
+            self._of = self.memory, self.length, T
+            each = self.memory.flatten(0, 1)  # (2 L, B, H, S, E)
+            new, filled = each.narrow(3, self.length, T), each.narrow(3, 0, self.length + T)
+            self._columns = new.unbind(), filled.unbind()
+        assert self._columns is not None
+        return self._columns
 
     def advance(self, T: int) -> None:
         """Count T more columns as filled, after the last layer."""
         self.length += T
+        self._of = None
 
     def positions(self, T: int) -> Tensor:
         """Positions of the next T tokens in their own text: (1, T), or (B, T), 0 on padding."""

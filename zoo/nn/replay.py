@@ -153,8 +153,8 @@ class Step:
             if any(type(leaf) is Value for leaf in _leaves((described, named))):
                 raise Unfit
             return
-        if function is F.dropout and result is args[0]:
-            return  # nothing is dropped when a model answers
+        if not _writes(name) and any(result is part for part in args[:1]):
+            return  # such as dropout when a model answers, and float() of float32
         alone = isinstance(result, Tensor)
         results = [result] if alone else result if isinstance(result, (tuple, list)) else []
         if result is None:  # such as of `x[0] = 1`: what was changed stands in its place
@@ -174,7 +174,8 @@ class Step:
                 self._known[id(each)] = Value(len(self.results))
             self.results.append(each)
             self._own.add(id(each))
-        self.calls.append(Call(function, described, named, -1 if alone else len(results), looks))
+        call = Call(function, described, named, -1 if alone else len(results), looks)
+        self.calls.append(_direct(call))
 
     def _described(self, part: Any) -> Any:
         """An argument with its tensors replaced."""
@@ -462,6 +463,21 @@ class Steps:
             _shares(each, before.memory) for each in before.writes
         ):
             raise Unfit
+
+
+def _direct(call: Call) -> Call:
+    """A call that PyTorch answers in Python first: what that calls, without the Python."""
+    named = dict(call.kwargs)
+    if call.function is F.layer_norm and len(call.args) == 2:
+        parts = (named.get("weight"), named.get("bias"), named.get("eps", 1e-5))
+        enabled = torch.backends.cudnn.enabled
+        return call._replace(
+            function=torch.layer_norm, args=(*call.args, *parts, enabled), kwargs=()
+        )
+    if call.function is F.embedding and len(call.args) == 2 and named.get("max_norm") is None:
+        # padding_idx and what it concerns are of gradients, of which a step has none
+        return call._replace(function=torch.embedding, args=call.args[::-1], kwargs=())
+    return call
 
 
 def _common(parts: Sequence[Any], lengths: Sequence[int]) -> Any:

@@ -774,7 +774,7 @@ def server(
         http=type("Connection", (Patient,), {"limits": limits}),
         log_level="warning",
         access_log=False,
-        backlog=SPARE // 2,  # so many are accepted before those too many are closed
+        backlog=SPARE // 4,  # so many are accepted at once, three times before the first are closed
         timeout_graceful_shutdown=math.ceil(limits.seconds),
     )
     return uvicorn.Server(config)
