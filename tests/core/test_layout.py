@@ -165,6 +165,19 @@ def test_another_precision_and_another_matrix_in_its_place(net: Net) -> None:
             torch.testing.assert_close(net(x), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_bfloat16_where_the_processor_computes_in_it(
+    net: Net, calls: list[tuple[int, ...]]
+) -> None:
+    net.bfloat16()
+    x = torch.randn(ROWS, 64).bfloat16()
+    with torch.inference_mode(), reordered(net):
+        found = net(x)
+    assert found.dtype == torch.bfloat16
+    expected = exact(net, x)
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.01 * expected.abs().max())
+    assert len(calls) == (2 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else 0)
+
+
 def test_gradients_flow_as_ever(net: Net) -> None:
     net.requires_grad_(True)
     x = torch.randn(ROWS, 64, requires_grad=True)
