@@ -92,6 +92,32 @@ def test_greedy_texts_are_those_of_each_alone(engine: Engine, model: zoo.Model) 
     assert not engine.running and not engine.slots.before
 
 
+def test_rows_that_are_as_many_again_go_on_as_recorded(
+    engine: Engine, model: zoo.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other texts, with other padding: the module is called for few of their tokens."""
+    called: list[int] = []
+    forward = model.module.forward
+
+    def counted(ids: Tensor, cache: Any = None, **more: Any) -> Tensor:
+        called.append(ids.shape[1])
+        return forward(ids, cache, **more)
+
+    monkeypatch.setattr(model.module, "forward", counted)
+    plainly = []
+    for prompts in (PROMPTS[:3], PROMPTS[4:7]):
+        with engine._news:
+            asked = [ask(engine, prompt, max_new_tokens=30)[1] for prompt in prompts]
+        found = [somebody.text()[0] for somebody in asked]
+        plainly.append(called.count(1))
+        assert found == [
+            model(prompt, max_new_tokens=30, return_full_text=False) for prompt in prompts
+        ]
+        called.clear()
+    assert engine.steps == 2 * 29
+    assert plainly[0] >= 9 and plainly[1] == 0
+
+
 @pytest.mark.parametrize("model", ["alibi-lm", "rope-lm"], indirect=True)
 def test_prompts_are_read_in_pieces_between_the_steps_of_others(
     engine: Engine, model: zoo.Model, monkeypatch: pytest.MonkeyPatch
@@ -149,8 +175,11 @@ def test_a_prompt_that_nobody_waits_for_is_not_read_to_its_end(
 
 
 @pytest.mark.parametrize("model", ["rope-lm"], indirect=True)
-def test_memory_of_long_texts_is_given_back(engine: Engine, model: zoo.Model) -> None:
+def test_memory_of_long_texts_is_given_back(
+    engine: Engine, model: zoo.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = engine.slots.store.nbytes
+    monkeypatch.setattr("zoo.serving.batching.KEPT", begun)
     sizes: list[int] = []
     _, somebody = ask(engine, "The cat sat on the mat . " * 20, max_new_tokens=5)
     while (piece := somebody.pieces.get(timeout=60))[1] is None:

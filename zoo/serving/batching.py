@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from zoo.model import Model
 
 COLUMNS = 64  # at first; as many again whenever they do not suffice
+KEPT = 64 << 20  # bytes of columns that stay when no text is left
 QUIET = 8  # steps without coming and going after which the next ones are recorded
 PIECE = 512  # tokens of prompts that are read between two steps
 
@@ -45,6 +46,10 @@ class Slots(Cache):
     Args:
         module: the decoder.
         rows: R at most.
+
+    Attributes:
+        recorded: steps for a number of rows, with padding or without. They go on when as many are
+            there again, since models then look at the same tensors as before.
     """
 
     def __init__(self, module: nn.Module, rows: int) -> None:
@@ -53,6 +58,7 @@ class Slots(Cache):
         self.store = Cache.of(config, rows, COLUMNS, like=like).memory  # (L, 2, R, H, S, E)
         self.before: list[int] = []  # columns of padding of each row
         self.length, self.max_len = 0, COLUMNS
+        self._forget()
         self._settle()
 
     def join(self, others: Cache, before: Sequence[int]) -> None:
@@ -107,13 +113,22 @@ class Slots(Cache):
             store = self.store.new_zeros(shape)
             store[..., : self.length, :] = self.store[..., : self.length, :]
             self.store = store
+            self._forget()
+
+    def _forget(self) -> None:
+        """Look at the columns anew, for they are others."""
+        self.recorded: dict[tuple[int, bool], Steps] = {}
+        self._memories: dict[int, Tensor] = {}  # of so many rows
+        self._paddings: dict[int, Tensor] = {}
 
     def _settle(self) -> None:
         """What models look at: the rows that are used."""
         self.quiet = 0  # steps since then
-        self.memory = self.store[:, :, : len(self.before)]
-        padding = torch.tensor(self.before, device=self.store.device)
-        self.padding = padding if any(self.before) else None
+        rows, padding = len(self.before), torch.tensor(self.before, device=self.store.device)
+        self.memory = self._memories.setdefault(rows, self.store[:, :, :rows])
+        self.padding = self._paddings.setdefault(rows, padding) if any(self.before) else None
+        if self.padding is not None:
+            self.padding.copy_(padding)
 
 
 @dataclass(eq=False)
@@ -198,8 +213,6 @@ class Engine:
     Raises:
         InputError: the model writes no text.
     """
-
-    _steps: Steps  # of the rows as they are, once they have been the same for a while
 
     def __init__(self, model: "Model", *, rows: int = 32, waiting: int = 256) -> None:
         if model.pipeline != "text-generation":
@@ -343,7 +356,8 @@ class Engine:
                     self.running[row], ids[row] = last, ids[len(self.running)]
         tokens = ids[: len(self.running)]
         if not tokens:
-            self.slots = Slots(self.module, self.rows)  # lets go of what long texts took
+            if self.slots.store.nbytes > KEPT:  # what long texts took
+                self.slots = Slots(self.module, self.rows)
             return None
         self.slots.make_room()
         self.steps += 1
@@ -354,13 +368,14 @@ class Engine:
         """Logits (R, 1, V) of what follows the next token of each row, (R, 1)."""
         slots = self.slots
         slots.quiet += 1
-        if slots.quiet < QUIET:
-            return last_logits(self.module, read, slots)
-        if slots.quiet == QUIET:
-            self._steps = Steps(
+        kind = len(slots.before), slots.padding is None
+        if kind not in slots.recorded:
+            if slots.quiet < QUIET:
+                return last_logits(self.module, read, slots)
+            slots.recorded[kind] = Steps(
                 lambda ids: last_logits(self.module, ids, slots), self.module, slots
             )
-        return self._steps(read)
+        return slots.recorded[kind](read)
 
     def _chosen(self, scores: Tensor) -> Tensor:
         """A token for each row (R,)."""
