@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.nn import Cache, record_attention, replay
+from zoo.nn.quantized import QuantizedMatrix
 from zoo.nn.replay import Steps
 
 torch.set_num_threads(1)
@@ -126,6 +127,22 @@ def test_rows_that_change_places(beams: int, monkeypatch: pytest.MonkeyPatch) ->
     assert len(replayed) >= 4
     monkeypatch.setattr(replay, "LEAST", 10**6)
     assert written == [model(sources[:n], num_beams=beams) for n in (1, 2, 1, 2)]
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "dynamic-int8"])
+def test_quantised_matrices_stay_so(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo.quantize(zoo.load("learned-lm"), kind)
+    whole: list[Any] = []
+    dequantized = QuantizedMatrix.__torch_dispatch__
+    monkeypatch.setattr(
+        QuantizedMatrix,
+        "__torch_dispatch__",
+        classmethod(lambda cls, *a, **k: whole.append(a[0]) or dequantized(*a, **k)),
+    )
+    written = model("The river was", max_new_tokens=40)
+    assert not any("embedding" in str(function) for function in whole)
+    monkeypatch.setattr(replay, "LEAST", 10**6)
+    assert written == model("The river was", max_new_tokens=40)
 
 
 def test_weights_are_those_of_now() -> None:

@@ -175,7 +175,9 @@ class Step:
             self.results.append(each)
             self._own.add(id(each))
         call = Call(function, described, named, -1 if alone else len(results), looks)
-        self.calls.append(_direct(call))
+        given = _leaves((args, tuple(kwargs.values())))
+        plain = all(type(x) in (Tensor, nn.Parameter) for x in given if isinstance(x, Tensor))
+        self.calls.append(_direct(call) if plain else call)  # quantised ones answer it themselves
 
     def _described(self, part: Any) -> Any:
         """An argument with its tensors replaced."""
