@@ -56,7 +56,8 @@ POSITIONS: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
     "learned": ("decoder", {}, {}),
     "sinusoidal": ("decoder", {"positions": "sinusoidal"}, {"gain": 5.0}),
     "ALiBi": ("alibi-decoder", {}, {"gain": 5.0}),
-    "RoPE": ("rope-decoder", {}, {}),
+    # three matrices in place of two, each two thirds as wide
+    "RoPE": ("rope-decoder", {"d_ff": 680}, {}),
     "relative": ("relative-decoder", {}, {}),
 }
 TWINLESS = "relative"  # the positions that no model of transformers has
