@@ -8,6 +8,8 @@ Pictures are cut out and mirrored, but not mixed. Products are in bfloat16 where
 multiplies it, as they are for vit-cifar10.
 
     TXZOO_DATA=... python benchmarks/resnet.py --epochs 20 --out resnet.jsonl
+
+Beside it stands `resnet.safetensors`, the last epoch, from which the same command goes on.
 """
 
 import argparse
@@ -20,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.images import normalised
@@ -98,8 +102,10 @@ def main() -> None:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     steps = given.epochs * batches.per_epoch
     print(f"{sum(p.numel() for p in module.parameters()):,} parameters, {steps} steps", flush=True)
+    kept = given.out and given.out.with_suffix(".safetensors")
+    first = resumed(kept, module, optimizer) if kept and kept.exists() else 0
     started = time.monotonic()
-    for step in range(given.steps or steps):
+    for step in range(first, given.steps or steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * (1 + math.cos(math.pi * step / steps))
         batch = {name: tensor.to(device) for name, tensor in batches(step).items()}
@@ -112,7 +118,30 @@ def main() -> None:
             minutes = (time.monotonic() - started) / 60
             found = {"step": step + 1, "minutes": round(minutes, 1), "loss": loss.item()}
             say(found | accuracy(module, task, "validation", device), given.out)
+            if kept:
+                keep(kept, module, optimizer, step + 1)
     say({"step": step + 1, "split": "test"} | accuracy(module, task, "test", device), given.out)
+
+
+def keep(path: Path, module: nn.Module, optimizer: torch.optim.SGD, step: int) -> None:
+    """The weights and momenta after `step` steps."""
+    tensors = {f"weight {name}": tensor for name, tensor in module.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        tensors[f"momentum {name}"] = optimizer.state[parameter]["momentum_buffer"]
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, path.with_suffix(".new"), metadata={"step": str(step)})
+    path.with_suffix(".new").replace(path)
+
+
+def resumed(path: Path, module: nn.Module, optimizer: torch.optim.SGD) -> int:
+    """Loads what `keep` wrote; the steps that were done."""
+    with safe_open(path, "pt") as file:
+        weights = {name: file.get_tensor(f"weight {name}") for name in module.state_dict()}
+        module.load_state_dict(weights)
+        for name, parameter in module.named_parameters():
+            momentum = file.get_tensor(f"momentum {name}").to(parameter)
+            optimizer.state[parameter]["momentum_buffer"] = momentum
+        return int(file.metadata()["step"])
 
 
 def say(found: dict[str, object], out: Path | None) -> None:
