@@ -1,5 +1,6 @@
 """The app: its pages, its index, what plugins bring to it, and the verb that starts it."""
 
+import asyncio
 import re
 import socket
 import subprocess
@@ -169,8 +170,11 @@ def test_a_page_that_cannot_be_built_is_a_red_card(monkeypatch: pytest.MonkeyPat
             raise RuntimeError("no <b>page</b>")
         whole(gallery, card)
 
+    async def built() -> gr.Blocks:
+        return build(Gallery())
+
     monkeypatch.setattr(model_page, "page", page)
-    demo = build(Gallery())
+    demo = asyncio.run(built())  # outside a running loop Gradio makes some that it never closes
     said = "This page is broken:</strong> RuntimeError: no &lt;b&gt;page&lt;/b&gt;"
     assert said in html_of(demo, "rope-lm")
     assert html_of(demo, "").count(said) == 1

@@ -339,11 +339,11 @@ except FolderError as error:
 )
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, ref: str, format: str) -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", FULL, ref, str(tmp_path / "out"), format],
+        [sys.executable, "-c", FULL, ref, str(tmp_path / "new" / "out"), format],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert f"{tmp_path / 'out'} cannot be written" in ran.stdout, ran.stderr
+    assert f"{tmp_path / 'new' / 'out'} cannot be written" in ran.stdout, ran.stderr
     assert "Nothing of it is left" in ran.stdout
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,7 @@ def _write_whole(folder: Path, write: Callable[[Path], object]) -> None:
     """
     from safetensors import SafetensorError
 
+    new = [above for above in folder.absolute().parents if not above.exists()]  # nearest first
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
@@ -136,6 +138,9 @@ def _write_whole(folder: Path, write: Callable[[Path], object]) -> None:
             write(beside)
             beside.rename(folder)
     except (OSError, SafetensorError) as error:
+        for above in new:
+            with suppress(OSError):
+                above.rmdir()
         reason = getattr(error, "strerror", None) or f"not all of it found room ({error})"
         raise FolderError(
             f"{folder} cannot be written: {reason}. Nothing of it is left; choose another place, "
