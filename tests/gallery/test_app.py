@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,9 @@ def test_a_page_that_cannot_be_built_is_a_red_card(monkeypatch: pytest.MonkeyPat
         return build(Gallery())
 
     monkeypatch.setattr(model_page, "page", page)
-    demo = asyncio.run(built())  # outside a running loop Gradio makes some that it never closes
+    # without a running loop Gradio makes some that it never closes; this thread may have one
+    with ThreadPoolExecutor(1) as apart:
+        demo = apart.submit(asyncio.run, built()).result()
     said = "This page is broken:</strong> RuntimeError: no &lt;b&gt;page&lt;/b&gt;"
     assert said in html_of(demo, "rope-lm")
     assert html_of(demo, "").count(said) == 1
