@@ -9,7 +9,7 @@ multiplies it, as they are for vit-cifar10.
 
     TXZOO_DATA=... python benchmarks/resnet.py --epochs 20 --out resnet.jsonl
 
-Beside it stands `resnet.safetensors`, the last epoch, from which the same command goes on.
+Beside that file stands `resnet.safetensors`, the last epoch, from which the command goes on.
 """
 
 import argparse
@@ -105,7 +105,8 @@ def main() -> None:
     kept = given.out and given.out.with_suffix(".safetensors")
     first = resumed(kept, module, optimizer) if kept and kept.exists() else 0
     started = time.monotonic()
-    for step in range(first, given.steps or steps):
+    stop = given.steps or steps
+    for step in range(first, stop):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * (1 + math.cos(math.pi * step / steps))
         batch = {name: tensor.to(device) for name, tensor in batches(step).items()}
@@ -114,13 +115,13 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if (step + 1) % batches.per_epoch == 0 or step + 1 == given.steps:
+        if (step + 1) % batches.per_epoch == 0 or step + 1 == stop:
             minutes = (time.monotonic() - started) / 60
             found = {"step": step + 1, "minutes": round(minutes, 1), "loss": loss.item()}
             say(found | accuracy(module, task, "validation", device), given.out)
             if kept:
                 keep(kept, module, optimizer, step + 1)
-    say({"step": step + 1, "split": "test"} | accuracy(module, task, "test", device), given.out)
+    say({"step": stop, "split": "test"} | accuracy(module, task, "test", device), given.out)
 
 
 def keep(path: Path, module: nn.Module, optimizer: torch.optim.SGD, step: int) -> None:

@@ -129,7 +129,8 @@ def _write_whole(folder: Path, write: Callable[[Path], object]) -> None:
     """
     from safetensors import SafetensorError
 
-    new = [above for above in folder.absolute().parents if not above.exists()]  # nearest first
+    parents = folder.absolute().parents  # nearest first
+    new = [above for above in parents if not os.path.lexists(above)]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
