@@ -11,6 +11,7 @@ SUMMARIES = {
     "tatoeba-en-de": ("TatoebaEnDe", "Everyday sentences into German; 165,000 pairs"),
     "tatoeba-de-en": ("TatoebaDeEn", "Everyday sentences into English; 165,000 pairs"),
     "en-de": ("EnDe", "Captions and everyday sentences into German; 194,000 pairs"),
+    "captions-en-de": ("CaptionsEnDe", "The same pairs into German, captions eight times an epoch"),
     "de-en": ("DeEn", "Captions and everyday sentences into English; 194,000 pairs"),
 }
 

@@ -125,6 +125,12 @@ class EnDe(EnglishGerman):
     }
 
 
+class CaptionsEnDe(EnDe):
+    """The pairs of `EnDe`, the captions eight times in an epoch: most of what is learned from."""
+
+    parts = {**EnDe.parts, "train": (*8 * ((captions, "train"),), (everyday, "train"))}
+
+
 class DeEn(EnDe):
     """Captions and everyday sentences into English."""
 

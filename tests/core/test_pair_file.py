@@ -297,7 +297,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         columns = ("--source-column", "english", "--target-column", "german")
         words = ("--data", "pairs.tsv", *columns, "--license", "cc0-1.0", "--out", "mine")
-        done = run("train", "seq2seq-en-de", *words, *settings(steps=30))
+        done = run("train", "seq2seq-en-de-base", *words, *settings(steps=30))
     assert done.exit_code == 0, done.stderr
     return folder
 
@@ -417,7 +417,7 @@ def test_two_files_in_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "t.de",
     ]
     words = ["--out", "m", *files, *settings(steps=3, checkpoint_every=1)]
-    done = run("train", "seq2seq-en-de", *words)
+    done = run("train", "seq2seq-en-de-base", *words)
     monkeypatch.setattr(loop.Run, "one_step", one_step)
     assert done.exit_code == 1
     again = shlex.split(done.stderr[done.stderr.index("txzoo train") :])[1:]
@@ -451,7 +451,7 @@ def test_files_of_unequal_lengths_are_one_line_of_error(
     write(tmp_path / "a.de", "eins", "zwei")
     files = ("--data", "a.en", "--data", "a.de")
     message = "a.en has 3 lines and a.de 2: line 3 of a.de is missing, in a.en it reads 'three'"
-    for words in (("train", "seq2seq-en-de", "--out", "m"), ("eval", str(there / "mine"))):
+    for words in (("train", "seq2seq-en-de-base", "--out", "m"), ("eval", str(there / "mine"))):
         done = run(*words, *files)
         assert done.exit_code == 2 and done.stderr.splitlines()[-1].endswith(message), done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -463,13 +463,13 @@ def test_files_of_unequal_lengths_are_one_line_of_error(
     [
         ("imdb-encoder", {"data": "a.tsv", "source_column": "en"}, "source_column belongs to sen"),
         ("imdb-encoder", {"data": ("a.en", "a.de")}, "a second file belongs to sentence pairs"),
-        ("seq2seq-en-de", {"data": "a.tsv", "text_column": "en"}, "text_column belongs to"),
-        ("seq2seq-en-de", {"source_column": "en"}, "belongs to sentence pairs: give their file"),
-        ("seq2seq-en-de", {"data": ["a", "b", "c"]}, "data is one file, or two.*got 3"),
-        ("seq2seq-en-de", {"data": "a", "test_data": ["b", "c", "d"]}, "test_data is one file"),
-        ("seq2seq-en-de", {"data": "a.en"}, "a second --data or target_path="),
+        ("seq2seq-en-de-base", {"data": "a.tsv", "text_column": "en"}, "text_column belongs to"),
+        ("seq2seq-en-de-base", {"source_column": "en"}, "belongs to sentence pairs: give"),
+        ("seq2seq-en-de-base", {"data": ["a", "b", "c"]}, "data is one file, or two.*got 3"),
+        ("seq2seq-en-de-base", {"data": "a", "test_data": ["b", "c", "d"]}, "test_data is one"),
+        ("seq2seq-en-de-base", {"data": "a.en"}, "a second --data or target_path="),
         (
-            "seq2seq-en-de",
+            "seq2seq-en-de-base",
             {"data": {"path": "a.tsv", "pipeline": "fill-mask"}},
             "pipeline must be translation, summarization, .* got 'fill-mask'",
         ),
@@ -506,7 +506,7 @@ def test_measuring_refuses_what_is_for_the_other_kind(there: Path) -> None:
 
 
 def test_pairs_stand_in_recipes(tmp_path: Path) -> None:
-    found = plan("seq2seq-en-de", data=(tmp_path / "Our.en", "our.de"), test_data=["t.tsv"])
+    found = plan("seq2seq-en-de-base", data=(tmp_path / "Our.en", "our.de"), test_data=["t.tsv"])
     paths = {"path": str(tmp_path / "Our.en"), "target_path": "our.de", "test_path": "t.tsv"}
     assert found.data == {**paths, "pipeline": "translation"}
     assert (found.name, found.task) == ("our-seq2seq", "")
@@ -526,7 +526,7 @@ def test_the_pipeline_of_pairs_is_that_of_the_recipe(
     monkeypatch.chdir(tmp_path)
     data = {"path": table(tmp_path / "a.tsv", ENGLISH), "pipeline": "summarization"}
     data |= {"source_column": "english", "target_column": "german"}
-    model = zoo.train("seq2seq-en-de", data=data, out="m", steps=1, **SIZES)
+    model = zoo.train("seq2seq-en-de-base", data=data, out="m", steps=1, **SIZES)
     assert model.pipeline == "summarization" and model.card is not None
     assert model.card.summary == "Summarization, trained on a.tsv"
     options = {"tuning": "bitfit", "steps": 1, "batch_tokens": 512, "data": data}

@@ -12,7 +12,7 @@ import torch
 from zoo_instruct import task as data
 
 import zoo
-from zoo.errors import DataNotFoundError
+from zoo.errors import DataNotFoundError, FolderError
 from zoo.tasks.conversation_file import question_of
 from zoo.training import Recipe
 
@@ -93,6 +93,14 @@ def test_the_chain_of_recipes_trains(tmp_path: Path) -> None:
     for name in CHAIN[:2]:  # before and after are measured alike
         assert "exact_match" in zoo.evaluate(str(tmp_path / name), "instruct", limit=3)
         assert "preference_accuracy" in zoo.evaluate(str(tmp_path / name), "preferences", limit=3)
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_base_without_weights_is_named_and_what_to_do(tmp_path: Path) -> None:
+    wanted = r"instruct-sft-lm has no weights yet: .* makes them\. base= or --base names another"
+    with pytest.raises(FolderError, match=wanted):
+        zoo.train("instruct-lm", out=tmp_path / "it")
+    assert not (tmp_path / "it").exists()
 
 
 @pytest.mark.usefixtures("_tiny")

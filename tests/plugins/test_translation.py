@@ -443,6 +443,7 @@ def test_the_entries_name_their_tasks() -> None:
     entries = {entry.name: entry for entry in zoo_translation.txzoo_tasks()}
     assert set(entries) == {
         "multi30k-en-de", "multi30k-de-en", "tatoeba-en-de", "tatoeba-de-en", "en-de", "de-en",
+        "captions-en-de",
     }  # fmt: skip
     for name, entry in entries.items():
         kind = resolve(entry.target)
@@ -459,10 +460,24 @@ def test_the_other_direction_is_one_line_of_the_recipe() -> None:
             for line in (zoo.info(name).folder / "recipe.toml").read_text().splitlines()
             if not line.startswith("# expect")  # what a training writes into it
         ]
-        for name in ("seq2seq-en-de", "seq2seq-de-en")
+        for name in ("seq2seq-en-de-base", "seq2seq-de-en")
     )
     differ = [pair for pair in zip(one, other, strict=True) if len(set(pair)) == 2]
     assert differ == [('task = "en-de"', 'task = "de-en"')]
+
+
+def test_captions_may_be_most_of_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _no_memory: None
+) -> None:
+    monkeypatch.setattr(data, "multi30k", lambda split: [("A dog.", "Ein Hund.")])
+    everyday = {split: [("Hello.", "Hallo.")] for split in ("train", "validation", "test")}
+    monkeypatch.setattr(data, "tatoeba", lambda: everyday)
+    for kind, times in ((data.EnDe, 3), (data.CaptionsEnDe, 8)):
+        sources, targets = kind().pairs("train")
+        assert sources == ["A dog."] * times + ["Hello."]
+        assert targets == ["Ein Hund."] * times + ["Hallo."]
+    for split in data.EnDe.splits[1:]:
+        assert data.EnDe().pairs(split) == data.CaptionsEnDe().pairs(split)
 
 
 def test_no_sentence_is_in_two_splits() -> None:

@@ -61,7 +61,7 @@ def for_recipe(
         if not callable(getattr(module, "encode", None)):
             raise RecipeError(
                 f"{data['path']}: {name} does not make a text of another; take the recipe of an "
-                "encoder-decoder, such as seq2seq-en-de"
+                "encoder-decoder, such as seq2seq-en-de-base"
             )
         check_kind(data, pipeline)
         pairs = pair_file.open_pairs(data, seed)

@@ -19,7 +19,7 @@ from torch import nn
 
 from zoo import __version__, conversation
 from zoo.data import PAIRED
-from zoo.errors import RecipeError, TrainingError
+from zoo.errors import FolderError, RecipeError, TrainingError
 from zoo.folder import CARD, LOG, RECIPE, FileRecord, save_folder
 from zoo.loading import load, locate
 from zoo.model import Model
@@ -139,6 +139,21 @@ def _absolute(ref: str) -> str:
     return str(Path(ref).absolute()) if on_disk and os.path.isdir(ref) else ref
 
 
+def base_of(recipe: Recipe) -> Model:
+    """The model that a recipe adapts.
+
+    Raises:
+        FolderError: it is damaged, or has no weights yet; and what may be given instead.
+        ZooError: as `load`.
+    """
+    try:
+        return load(recipe.base)
+    except FolderError as error:
+        raise FolderError(
+            f"{error}. base= or --base names another to begin with, or its folder"
+        ) from error
+
+
 def find_recipe(name: str | Path) -> Recipe:
     """The recipe in a file, in a model folder, or of a model, registered or on the Hub."""
     path = Path(name)
@@ -175,7 +190,7 @@ class Run:
             self.task_entry = registry().tasks.get(recipe.task)
             self.task = resolve(self.task_entry.target)()
         self.task.set_objective(recipe.objective)
-        self.base = load(recipe.base) if recipe.tuning else None
+        self.base = base_of(recipe) if recipe.tuning else None
         self.embeddings = EmbeddingSettings(**recipe.embeddings) if recipe.embeddings else None
         self.taken: Taken | None = None
         self.changes: dict[str, Any] = {}
