@@ -27,9 +27,15 @@ docs: $(STAMP)  ## build the documentation into site/; a warning fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 train-all: $(STAMP)  ## train all bundled models anew into runs/ (needs TXZOO_DATA or the network)
-	for model in $(MODELS); do \
-	  $(BIN)/txzoo train $$model/recipe.toml --out runs/$$(basename $$model) || exit 1; \
-	done
+	train() ( \
+	  folder=$$(echo plugins/*/models/$$1); \
+	  base=$$(sed -n 's/^base = "\(.*\)"/\1/p' $$folder/recipe.toml); \
+	  if [ -d plugins/*/models/"$${base:-none}" ] && [ ! -f plugins/*/models/"$$base"/model.safetensors ]; \
+	  then [ -d runs/$$base ] || train $$base || exit 1; base="--base runs/$$base"; \
+	  else base=; fi; \
+	  $(BIN)/txzoo train $$folder/recipe.toml $$base --out runs/$$1 \
+	); \
+	for model in $(notdir $(MODELS)); do train $$model || exit 1; done
 
 clean:  ## remove the environment and everything made
 	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache
