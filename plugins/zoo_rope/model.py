@@ -62,20 +62,32 @@ class RopeConfig(Config):
             )
 
 
-def rotations(positions: Tensor, d_head: int, theta: float) -> Tensor:
-    """The complex numbers e^(i position theta^(-2j/E)) for j = 0 ... E/2 - 1 (eq. 14 and 15).
+def rates_of(d_head: int, theta: float) -> Tensor:
+    """By what angle each pair turns from one position to the next: theta^(-2j/E) (eq. 15).
 
     Args:
-        positions: (B or 1, T), counted from 0.
         d_head: E, even.
         theta: base of the wavelengths.
 
     Returns:
+        Radians (E/2,) for j = 0 ... E/2 - 1.
+    """
+    pairs = torch.arange(0, d_head, 2, dtype=torch.float32, device="cpu")  # 2j
+    return theta ** (-pairs / d_head)
+
+
+def rotations(positions: Tensor, rates: Tensor) -> Tensor:
+    """The complex numbers e^(i position rate) (eq. 14).
+
+    Args:
+        positions: (B or 1, T), counted from 0.
+        rates: those of `rates_of` (E/2,).
+
+    Returns:
         Unit complex numbers (B or 1, 1, T, E/2).
     """
-    pairs = torch.arange(0, d_head, 2, device=positions.device).float()  # 2j
-    angles = positions[..., None].float() * theta ** (-pairs / d_head)  # (B or 1, T, E/2)
-    return torch.polar(torch.ones_like(angles), angles)[:, None]
+    angles = positions[:, None, :, None] * rates  # (B or 1, 1, T, E/2)
+    return torch.polar(angles.new_ones(()), angles)
 
 
 def rotate(x: Tensor, rotations: Tensor) -> Tensor:
@@ -102,8 +114,8 @@ class Attention(nn.Module):
         B, T, D = x.shape
         heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, H + 2G, T, E)
         H, G = self.n_heads, self.n_kv_heads
-        q, k = rotate(heads[:, : H + G], turns).tensor_split([H], dim=1)
-        v = heads[:, H + G :]
+        turning, v = heads.tensor_split([H + G], dim=1)
+        q, k = rotate(turning, turns).tensor_split([H], dim=1)
         if cache is not None:
             k, v = cache.update(layer, k, v)  # (B, G, S, E)
         dropout = self.dropout if self.training else 0.0
@@ -151,6 +163,8 @@ class RopeDecoder(nn.Module):
     def __init__(self, config: RopeConfig) -> None:
         super().__init__()
         self.config = config
+        # no buffer, which would be rounded with the weights
+        self.rates = rates_of(config.d_model // config.n_heads, config.rope_theta)
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
@@ -186,12 +200,12 @@ class RopeDecoder(nn.Module):
         Returns:
             Logits (B, N, V).
         """
-        c, T = self.config, ids.shape[1]
+        T = ids.shape[1]
         if cache is None:
             positions, mask = torch.arange(T, device=ids.device)[None], None
         else:
             positions, mask = cache.positions(T), cache.mask(T)
-        turns = rotations(positions, c.d_model // c.n_heads, c.rope_theta)  # (B or 1, 1, T, E/2)
+        turns = rotations(positions, self.rates.to(ids.device))  # (B or 1, 1, T, E/2)
         x = self.dropout(self.token_embedding(ids))  # (B, T, D)
         for layer, block in enumerate(self.blocks):
             x = block(x, turns, mask, cache, layer)

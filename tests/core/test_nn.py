@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from zoo.nn import Cache, LayerNorm, RMSNorm, attend, causal_mask, plain_attention, record_attention
@@ -33,6 +34,30 @@ def test_norms_are_their_formulas(kind: type[LayerNorm | RMSNorm]) -> None:
         for value, w, b in zip(row, norm.weight.tolist(), bias, strict=True)
     ]
     torch.testing.assert_close(norm(x)[1, 2], torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "close"),  # in float64 but for eps, which is a float32
+    [(torch.float64, 1e-7), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)],
+)
+def test_rms_norm_and_its_gradients_are_those_of_pytorch(dtype: torch.dtype, close: float) -> None:
+    norm = RMSNorm(48, eps=1e-3).to(dtype)
+    with torch.no_grad():
+        norm.weight.normal_()
+    x = (torch.randn(3, 5, 48) * torch.tensor([1e-4, 1.0, 300.0]).view(3, 1, 1)).to(dtype)
+    x[0, 0] = 0  # nothing to divide by but eps
+    x.requires_grad_()
+    back = torch.randn_like(x)
+    found = norm(x)
+    expected = F.rms_norm(x, (48,), norm.weight, 1e-3)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected, rtol=close, atol=close)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, (x, norm.weight), back),
+        torch.autograd.grad(expected, (x, norm.weight), back),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=close, atol=close)
 
 
 def test_attention_of_two_tokens_by_hand() -> None:

@@ -4,7 +4,7 @@ import cmath
 
 import pytest
 import torch
-from zoo_rope.model import RopeDecoder, rotate, rotations
+from zoo_rope.model import RopeDecoder, rates_of, rotate, rotations
 
 from zoo.errors import ConfigError
 
@@ -102,7 +102,7 @@ def test_rotation_is_a_product_of_complex_numbers() -> None:
             turned = complex(vector[2 * j], vector[2 * j + 1])
             turned *= cmath.exp(1j * position * theta ** (-2 * j / E))
             expected += [turned.real, turned.imag]
-        turns = rotations(torch.tensor([[position]]), E, theta)
+        turns = rotations(torch.tensor([[position]]), rates_of(E, theta))
         actual = rotate(torch.tensor(vector).view(1, 1, 1, E), turns).flatten()
         torch.testing.assert_close(actual, torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
@@ -111,7 +111,7 @@ def test_scores_depend_on_the_distance_alone() -> None:
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float32)
 
     def score(m: int, n: int) -> torch.Tensor:
-        turn = [rotations(torch.tensor([[position]]), 8, 10000.0) for position in (m, n)]
+        turn = [rotations(torch.tensor([[position]]), rates_of(8, 10000.0)) for position in (m, n)]
         return (rotate(q, turn[0]) * rotate(k, turn[1])).sum()
 
     torch.testing.assert_close(score(9, 4), score(105, 100), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Normalisation layers, by PyTorch's fused kernels; `spelled_out` has the formula step by step."""
+"""Normalisation layers, as fast as PyTorch has them; `spelled_out` has the formula step by step."""
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +45,16 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
+        self.least = torch.tensor(eps, device="cpu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if x.device.type != "cpu" or torch.compiler.is_exporting():
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        # there that is no kernel of its own: six calls, and a mean that is slow
+        wide = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+        mean = torch.addcmul(self.least, length, length, value=1 / x.shape[-1])  # mean(x^2) + eps
+        return (x * mean.rsqrt() * self.weight).to(x.dtype)
 
     def spelled_out(self, x: Tensor) -> Tensor:
         """The same, step by step; the tests hold the two together."""
