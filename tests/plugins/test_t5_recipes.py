@@ -152,7 +152,9 @@ def test_the_recipe_adapts_a_base(name: str, base: Path, numerals: str, tmp_path
     losses = [row["loss"] for row in map(json.loads, log) if "gradient_norm" in row]
     assert losses[-1] < 0.8 * losses[0]
     if recipe.tuning["method"] == "full":  # an adapter of random weights learns little
-        assert scores["bleu"] > 30  # of the base about 0
+        # with ten seeds 1.2 to 1.7, and BLEU, of which the base has about 0, 21 to 92
+        assert scores["perplexity_per_token"] < 3
+        assert scores["bleu"] > 10
 
     again = zoo.load(str(tmp_path / "out"))
     assert again.config.prefix == PREFIX
